@@ -1,0 +1,72 @@
+"""Locks that a crash releases, and the name of whoever holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from quantpipe.errors import BusyError
+from quantpipe.files import write_atomic
+
+
+@contextmanager
+def held(path: Path, *, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock file at ``path``, telling ``waiting`` who has it while another process does.
+
+    The kernel releases the lock with its process, and a fork does not inherit it; the file
+    itself is never removed, since removing it would let two processes lock two files of one name.
+    """
+    lock = _lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting(f"waiting for {_holder(path)}, which makes the same step")
+        lock.acquire()
+    with _signed(path, lock):
+        yield
+
+
+@contextmanager
+def held_or_busy(path: Path) -> Iterator[None]:
+    """Holds the lock file at ``path``, or raises :class:`BusyError` at once."""
+    lock = _lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError(
+            f"{_holder(path)} is running here",
+            path=path.parent,
+            hint="wait for it, or give this run its own run_dir",
+        ) from None
+    with _signed(path, lock):
+        yield
+
+
+@contextmanager
+def _signed(path: Path, lock: BaseFileLock) -> Iterator[None]:
+    try:
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        write_atomic(path.with_suffix(".holder"), json.dumps(holder).encode())
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> BaseFileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A soft lock (a file that exists) would outlive a crash.
+    return FileLock(path, fallback_to_soft=False)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.with_suffix(".holder").read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

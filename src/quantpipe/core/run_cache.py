@@ -1,0 +1,208 @@
+"""Results by content key: found whole, or built once and published atomically.
+
+Layout below the root::
+
+    objects/<key[:2]>/<key>/   files and manifest.json, never changed after the rename
+    staging/<key>.<random>/    being written
+    progress/<key>/            kept by long stages until they are published
+    quarantine/                what failed verification, for whoever wants to look
+    locks/<key>.lock           one flock per key, never removed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe.core.lock import held
+from quantpipe.files import canonical_json, sha256_file, sync_directory, write_json
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A published result."""
+
+    key: str
+    folder: Path
+    digests: Mapping[str, str]
+    metrics: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What the writer of an entry reports of it."""
+
+    metrics: Mapping[str, Any]
+    seconds: float
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """The content key: SHA-256 of the canonical JSON of what names a result."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+class RunCache:
+    """The store of results. ``warn`` is told of entries that had to be quarantined."""
+
+    def __init__(self, root: Path, *, warn: Callable[[str], None]):
+        self._root = root
+        self._warn = warn
+        self._verified: dict[str, Entry] = {}
+
+    @property
+    def root(self) -> Path:
+        """The folder of the store."""
+        return self._root
+
+    def progress_folder(self, key: str) -> Path:
+        """Where a long stage keeps what it needs to go on after a kill."""
+        return self._root / "progress" / key
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Holds the one lock of a key, waiting for it if need be."""
+        with held(self._root / "locks" / f"{key}.lock", waiting=self._warn):
+            yield
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of a key if it is there and whole; a damaged one is set aside with a warning."""
+        if key in self._verified:
+            return self._verified[key]
+        folder = self._object(key)
+        if not folder.exists():
+            return None
+        fault, entry = _verify(folder, key)
+        if entry is None:
+            self._quarantine(folder, fault)
+            return None
+        self._verified[key] = entry
+        return entry
+
+    def obtain(
+        self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
+    ) -> tuple[Entry, bool]:
+        """Returns the entry of ``key`` and whether it was there already.
+
+        Whoever gets the lock first calls ``write`` with an empty folder; the others wait and
+        find the result. If ``write`` raises, nothing of it is left.
+        """
+        entry = self.find(key)
+        if entry is not None:
+            return entry, True
+        with self.lock(key):
+            entry = self.find(key)
+            if entry is not None:
+                return entry, True
+            return self._build(key, identity, write), False
+
+    def _build(
+        self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
+    ) -> Entry:
+        self._clear_staging(key)
+        staging = self._root / "staging" / f"{key}.{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        try:
+            built = write(staging)
+            _seal(staging, key, identity, built)
+            final = self._object(key)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            staging.rename(final)
+            sync_directory(final.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(self.progress_folder(key), ignore_errors=True)
+        fault, entry = _verify(final, key)
+        assert entry is not None, fault
+        self._verified[key] = entry
+        return entry
+
+    def _clear_staging(self, key: str) -> None:
+        """Removes what a killed writer left; the lock is held, so none is alive."""
+        for folder in (self._root / "staging").glob(f"{key}.*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _quarantine(self, folder: Path, fault: str) -> None:
+        place = self._root / "quarantine" / f"{folder.name}.{uuid.uuid4().hex[:8]}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(place)
+        except FileNotFoundError:
+            return  # another process set it aside first
+        self._warn(
+            f"cache entry {folder.name[:12]} is damaged ({fault}); set aside and built again"
+        )
+
+    def _object(self, key: str) -> Path:
+        return self._root / "objects" / key[:2] / key
+
+
+def _seal(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> None:
+    """Syncs every file, then writes the manifest that names them, last."""
+    files = {}
+    for path in _files(folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    for directory in sorted({path.parent for path in _files(folder)}):
+        sync_directory(directory)
+    manifest = {
+        "format": _FORMAT,
+        "key": key,
+        "identity": dict(identity),
+        "files": files,
+        "metrics": dict(built.metrics),
+        "seconds": round(built.seconds, 3),
+    }
+    write_json(folder / _MANIFEST, manifest | {"sha256": key_of(manifest)})
+
+
+def _verify(folder: Path, key: str) -> tuple[str, Entry | None]:
+    """The fault of an entry and None, or an empty text and the entry."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
+        if digest != key_of(manifest):
+            return "its manifest was changed", None
+        if manifest["key"] != key or manifest["format"] != _FORMAT:
+            return "its manifest is of another entry", None
+        files = manifest["files"]
+        present = {path.relative_to(folder).as_posix() for path in _files(folder)} - {_MANIFEST}
+        if present != set(files):
+            return f"file missing or too many: {sorted(present ^ set(files))[0]}", None
+        for name, recorded in files.items():
+            path = folder / name
+            if path.stat().st_size != recorded["size"] or sha256_file(path) != recorded["sha256"]:
+                return f"digest of {name} differs", None
+    except OSError as error:
+        return f"{error.strerror}: {Path(error.filename or folder).name}", None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest cannot be read", None
+    return "", Entry(
+        key=key,
+        folder=folder,
+        digests={name: recorded["sha256"] for name, recorded in files.items()},
+        metrics=manifest["metrics"],
+        seconds=manifest["seconds"],
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Everything below a folder that is not a folder, symbolic links included, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

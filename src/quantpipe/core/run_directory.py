@@ -1,0 +1,122 @@
+"""The folder that a run leaves: copies of every result, the manifest, the status.
+
+The copies are the user's: the store never reads them back. One that was edited by hand is kept
+beside the restored file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantpipe.core.lock import held_or_busy
+from quantpipe.core.run_cache import Entry
+from quantpipe.files import sha256_file, write_json
+
+_MANIFEST = "manifest.json"
+
+
+class RunDirectory:
+    """One run's folder. ``warn`` is told of files that were changed by hand."""
+
+    def __init__(self, root: Path, *, warn: Callable[[str], None]):
+        self._root = root
+        self._warn = warn
+        self._placed: dict[str, str] = _recorded_digests(root / _MANIFEST)
+
+    @property
+    def root(self) -> Path:
+        """The folder itself."""
+        return self._root
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder; raises :class:`~quantpipe.errors.BusyError` if another run does."""
+        with held_or_busy(self._root / ".lock"):
+            yield
+
+    def place(self, step: str, entry: Entry) -> None:
+        """Copies the files of an entry to ``<step>/``, dots in the step's name as folders."""
+        folder = self._root / Path(*step.split("."))
+        for name, digest in entry.digests.items():
+            target = folder / name
+            relative = target.relative_to(self._root).as_posix()
+            if self._settled(target, relative, digest):
+                continue
+            _copy(entry.folder / name, target)
+            self._placed[relative] = digest
+
+    def _settled(self, target: Path, relative: str, digest: str) -> bool:
+        """Whether ``target`` holds the content already; what a user put there is moved aside."""
+        if not target.exists():
+            return False
+        found = sha256_file(target)
+        if found == digest:
+            self._placed[relative] = digest
+            return True
+        if found != self._placed.get(relative):
+            kept = target.with_name(f"{target.name}.edited-{found[:8]}")
+            target.rename(kept)
+            self._warn(f"{relative} was changed by hand; restored, the change kept as {kept.name}")
+        return False
+
+    def write_manifest(self, pipeline: str, steps: Mapping[str, Any]) -> None:
+        """Writes what has been done so far; called after every step."""
+        write_json(
+            self._root / _MANIFEST,
+            {
+                "pipeline": pipeline,
+                "steps": dict(steps),
+                "files": dict(sorted(self._placed.items())),
+            },
+        )
+
+    def write_status(self, state: str, step: str | None, **more: Any) -> None:
+        """Writes ``status.json``: running, done, failed or interrupted, and where."""
+        status = {"state": state, "step": step, "pid": os.getpid(), "time": time.time(), **more}
+        write_json(self._root / "status.json", status)
+
+
+def _recorded_digests(manifest: Path) -> dict[str, str]:
+    try:
+        recorded = json.loads(manifest.read_bytes())["files"]
+        return {str(name): str(digest) for name, digest in recorded.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A real copy under its final name only once whole; shares blocks where the disk can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with source.open("rb") as reader, temporary.open("wb") as writer:
+            _copy_blocks(reader.fileno(), writer.fileno(), source.stat().st_size)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _copy_blocks(reader: int, writer: int, size: int) -> None:
+    done = 0
+    while done < size:
+        try:
+            copied = os.copy_file_range(reader, writer, size - done)
+        except OSError:
+            if done:
+                raise
+            # Between some file systems the kernel cannot copy by itself.
+            with os.fdopen(os.dup(reader), "rb") as source, os.fdopen(os.dup(writer), "wb") as sink:
+                shutil.copyfileobj(source, sink)
+            return
+        if copied == 0:
+            raise OSError("the source ended early")
+        done += copied

@@ -1,0 +1,212 @@
+"""Dispatches the steps of a pipeline, reusing whatever was made before."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantpipe.core.artifact import Artifact
+from quantpipe.core.pipeline import Pipeline, Step
+from quantpipe.core.run_cache import Built, Entry, RunCache, key_of
+from quantpipe.core.run_directory import RunDirectory
+from quantpipe.core.schema import identity
+from quantpipe.core.signals import StopRequest
+from quantpipe.core.stage import Context, Inputs
+from quantpipe.errors import ArtifactError, Interrupted, MachineError, QuantpipeError
+from quantpipe.progress import Progress
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What became of a step."""
+
+    step: str
+    stage: str
+    key: str
+    seconds: float
+    reused: bool
+    artifacts: Mapping[str, Artifact]
+    metrics: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as it stands in the run manifest; files by digest, not by path."""
+        outputs = {
+            name: {"kind": str(a.kind), "file": a.path.name, "sha256": a.sha256}
+            for name, a in self.artifacts.items()
+        }
+        return {
+            "stage": self.stage,
+            "key": self.key,
+            "seconds": self.seconds,
+            "reused": self.reused,
+            "outputs": outputs,
+            "metrics": dict(self.metrics),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Everything a run needs besides its pipeline."""
+
+    cache: RunCache
+    run_directory: RunDirectory
+    progress: Progress
+    stop: StopRequest = field(default_factory=StopRequest)
+    seed: int
+    device: str
+
+
+def check_pipeline(pipeline: Pipeline) -> None:
+    """Raises for whatever the stages can know to be wrong before any work."""
+    for step in pipeline.steps:
+        with named(step.name):
+            step.stage.check(step.config)
+
+
+def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
+    """Runs or reuses every step in order and places its files in the run directory.
+
+    Raises:
+        QuantpipeError: with the step's name; what was finished before it is kept.
+    """
+    records: dict[str, StepRecord] = {}
+    directory = runner.run_directory
+    for number, step in enumerate(pipeline.steps, start=1):
+        runner.stop.raise_if_set()
+        directory.write_status("running", step.name)
+        with named(step.name), _stopping(runner.stop):
+            record = _run_step(step, runner, records)
+        records[step.name] = record
+        directory.write_manifest(pipeline.name, {n: r.as_json() for n, r in records.items()})
+        how = "reused" if record.reused else f"{record.seconds:.1f} s"
+        runner.progress.note(f"[{number}/{len(pipeline.steps)}] {step.name}: {how}")
+    return tuple(records.values())
+
+
+def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> StepRecord:
+    inputs = {
+        name: records[reference.step].artifacts[reference.output]
+        for name, reference in step.inputs.items()
+    }
+    named_by = step_identity(step, inputs, seed=runner.seed, device=runner.device)
+    key = key_of(named_by)
+    entry, reused = runner.cache.obtain(
+        key, named_by, lambda folder: _execute(step, inputs, folder, key, runner)
+    )
+    runner.run_directory.place(step.name, entry)
+    return StepRecord(
+        step=step.name,
+        stage=step.stage.name,
+        key=key,
+        seconds=entry.seconds,
+        reused=reused,
+        artifacts=_artifacts(step, entry),
+        metrics=entry.metrics,
+    )
+
+
+def step_identity(step: Step, inputs: Inputs, *, seed: int, device: str) -> dict[str, Any]:
+    """All that a step's result depends on: content only, never a path or a time."""
+    return {
+        "stage": step.stage.name,
+        "version": step.stage.version,
+        "config": identity(step.config),
+        "content": dict(step.stage.content(step.config)),
+        "inputs": {name: [str(a.kind), a.sha256] for name, a in sorted(inputs.items())},
+        "seed": seed,
+        "device": device,
+    }
+
+
+def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner) -> Built:
+    outputs = {name: folder / output.file for name, output in step.stage.outputs.items()}
+    context = Context(
+        step=step.name,
+        seed=runner.seed,
+        device=runner.device,
+        progress=runner.progress,
+        progress_folder=runner.cache.progress_folder(key),
+        materialise=_materialiser(runner.cache),
+    )
+    start = time.monotonic()
+    metrics = step.stage.run(step.config, inputs, outputs, context)
+    for name, path in outputs.items():
+        assert path.is_file(), f"stage {step.stage.name} did not write its output {name}"
+    return Built(metrics=metrics, seconds=time.monotonic() - start)
+
+
+def _materialiser(
+    cache: RunCache,
+) -> Callable[[Mapping[str, Any], Callable[[Path], None]], Path]:
+    def materialise(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        def write(folder: Path) -> Built:
+            start = time.monotonic()
+            build(folder)
+            return Built(metrics={}, seconds=time.monotonic() - start)
+
+        material = {"material": dict(named_by)}
+        entry, _ = cache.obtain(key_of(material), material, write)
+        return entry.folder
+
+    return materialise
+
+
+def _artifacts(step: Step, entry: Entry) -> dict[str, Artifact]:
+    found = {}
+    for name, output in step.stage.outputs.items():
+        if output.file not in entry.digests:
+            raise ArtifactError(f"cache entry {entry.key[:12]} holds no {output.file}")
+        found[name] = Artifact(
+            kind=output.kind, path=entry.folder / output.file, sha256=entry.digests[output.file]
+        )
+    return found
+
+
+@contextmanager
+def named(step: str) -> Iterator[None]:
+    """Gives errors the name of the step, and faults of the machine an exit code and a hint."""
+    try:
+        yield
+    except QuantpipeError as error:
+        error.stage = error.stage or step
+        raise
+    except OSError as error:
+        raise _from_os_error(error, step) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        fault = MachineError("out of memory", hint=f"lower {step}.batch_size or the image size")
+        fault.stage = step
+        raise fault from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def _from_os_error(error: OSError, step: str) -> MachineError:
+    cause = error.strerror or str(error)
+    hint = "see that the path can be written and read"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(Path.cwd()).free / 2**20
+        hint = f"{free:.0f} MiB are free here; make room or set cache_dir and run_dir elsewhere"
+    fault = MachineError(cause, path=error.filename, hint=hint)
+    fault.stage = step
+    return fault
+
+
+@contextmanager
+def _stopping(stop: StopRequest) -> Iterator[None]:
+    """Work that noticed the request names no signal; the request knows which it was."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(stop.signal_number or error.exit_code - 128) from error

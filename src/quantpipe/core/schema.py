@@ -1,0 +1,205 @@
+"""From a plain mapping to a typed configuration, with every mistake found and named.
+
+The configuration dataclasses hold no defaults: values live in YAML, types and ranges in the
+annotations (``Annotated[float, Between(0, 100)]``). A union of dataclasses is told apart by
+its one field of type ``Literal``.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from quantpipe.errors import ConfigurationError, QuantpipeError, nearest
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Between:
+    """A closed range for a number; ``open_low`` leaves the lower end out. NaN is never inside."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in the range."""
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        if self.open_low:
+            return f"above {self.low:g} and at most {self.high:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+@dataclass(frozen=True)
+class ExecutionOnly:
+    """Marks a field that changes how a step runs, never what it makes: it is not part of the key."""
+
+
+def build(cls: type[C], values: Any, path: str) -> C:
+    """Builds the dataclass ``cls`` from a mapping of exactly its fields.
+
+    Raises:
+        ConfigurationError: names the key, the value, and the nearest name that is known.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{values!r} is not a group of settings", path=path)
+    hints = field_types(cls)
+    for name in values:
+        if name not in hints:
+            raise ConfigurationError(
+                "there is no such setting", path=f"{path}.{name}", hint=nearest(str(name), hints)
+            )
+    for name in hints:
+        if name not in values:
+            raise ConfigurationError("is not set", path=f"{path}.{name}", hint="give it a value")
+    converted = {
+        name: convert(hint, values[name], f"{path}.{name}") for name, hint in hints.items()
+    }
+    try:
+        return cls(**converted)
+    except QuantpipeError as error:
+        error.path = path if error.path is None else f"{path}.{error.path}"
+        raise
+
+
+@cache
+def field_types(cls: type) -> Mapping[str, Any]:
+    """The resolved annotation of each field of a dataclass, ``Annotated`` kept."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """Converts one value to the annotated type, or raises :class:`ConfigurationError`."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        base, *marks = get_args(hint)
+        return _in_range(convert(base, value, path), marks, path)
+    if origin in (Union, types.UnionType):
+        return _convert_union(get_args(hint), value, path)
+    if origin is Literal:
+        return _convert_choice(get_args(hint), value, path)
+    if origin is tuple:
+        return _convert_tuple(get_args(hint), value, path)
+    if is_dataclass(hint):
+        return build(hint, value, path)
+    return _convert_scalar(hint, value, path)
+
+
+def _in_range(value: Any, marks: Sequence[Any], path: str) -> Any:
+    numbers = value if isinstance(value, tuple) else (value,)
+    for mark in marks:
+        if isinstance(mark, Between):
+            for number in numbers:
+                if number is not None and not mark.holds(number):
+                    raise ConfigurationError(f"{number:g} is not {mark}", path=path)
+    return value
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:
+        return convert(options[0], value, path)
+    if all(is_dataclass(option) for option in options):
+        return _convert_tagged(options, value, path)
+    for option in options:
+        try:
+            return convert(option, value, path)
+        except ConfigurationError:
+            continue
+    names = " or ".join(_type_name(option) for option in options)
+    raise ConfigurationError(f"{value!r} is not {names}", path=path)
+
+
+def _convert_tagged(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{value!r} is not a group of settings", path=path)
+    tags = {choice: option for option in options for choice in _tag(option)[1]}
+    name = _tag(options[0])[0]
+    chosen = value.get(name)
+    if chosen not in tags:
+        raise ConfigurationError(
+            f"{chosen!r} is unknown", path=f"{path}.{name}", hint=nearest(str(chosen), tags)
+        )
+    return build(tags[chosen], value, path)
+
+
+def _tag(option: type) -> tuple[str, tuple[str, ...]]:
+    for name, hint in field_types(option).items():
+        if get_origin(hint) is Literal:
+            return name, get_args(hint)
+    raise AssertionError(f"{option.__name__} has no Literal field to be told apart by")
+
+
+def _convert_choice(choices: tuple[Any, ...], value: Any, path: str) -> Any:
+    for choice in choices:
+        if value == choice and type(value) is type(choice):
+            return choice
+    hint = nearest(str(value), [str(choice) for choice in choices])
+    listed = ", ".join(map(str, choices))
+    raise ConfigurationError(f"{value!r} is not one of {listed}", path=path, hint=hint)
+
+
+def _convert_tuple(inner: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"{value!r} is not a list", path=path, hint="write [a,b,c]")
+    if inner[-1] is not Ellipsis and len(inner) != len(value):
+        raise ConfigurationError(f"{list(value)} does not hold {len(inner)} values", path=path)
+    item_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+    return tuple(
+        convert(item_type, item, f"{path}[{index}]")
+        for index, (item_type, item) in enumerate(zip(item_types, value, strict=True))
+    )
+
+
+def _convert_scalar(hint: type, value: Any, path: str) -> Any:
+    if hint is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        return int(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    raise ConfigurationError(f"{value!r} is not {_type_name(hint)}", path=path)
+
+
+def _type_name(hint: Any) -> str:
+    names = {float: "a finite number", int: "a whole number", bool: "true or false"}
+    names |= {str: "a text", Path: "a path"}
+    return names.get(hint) or getattr(hint, "__name__", str(hint))
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The part of a configuration that names its result.
+
+    Paths are left out (what they hold is named by its content), and so are fields marked
+    :class:`ExecutionOnly`.
+    """
+    named: dict[str, Any] = {}
+    for name, hint in field_types(type(config)).items():
+        marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        value = getattr(config, name)
+        if isinstance(value, Path) or any(isinstance(mark, ExecutionOnly) for mark in marks):
+            continue
+        named[name] = identity(value) if is_dataclass(value) else _plain(value)
+    return named
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [identity(item) if is_dataclass(item) else _plain(item) for item in value]
+    return value

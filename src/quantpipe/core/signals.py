@@ -1,0 +1,49 @@
+"""Stopping when asked: the first signal lets the work save, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from quantpipe.errors import Interrupted
+
+
+class StopRequest:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal_number is not None
+
+    def raise_if_set(self) -> None:
+        """Raises :class:`Interrupted` once a signal came."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
+
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The handler: remembers the first signal, raises on the second."""
+        if self.signal_number is not None:
+            raise Interrupted(signal_number)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Handles SIGINT and SIGTERM while the block runs (in the main thread only)."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, request.handle)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
