@@ -77,7 +77,7 @@ class RunCache:
             yield
 
     def find(self, key: str) -> Entry | None:
-        """The entry of a key if it is there and whole; a damaged one is set aside with a warning."""
+        """The entry of a key if there and whole; a damaged one is set aside with a warning."""
         if key in self._verified:
             return self._verified[key]
         folder = self._object(key)

@@ -11,7 +11,6 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -43,7 +42,7 @@ class Between:
 
 @dataclass(frozen=True)
 class ExecutionOnly:
-    """Marks a field that changes how a step runs, never what it makes: it is not part of the key."""
+    """Marks a field that changes how a step runs, not what it makes: it is not in the key."""
 
 
 def build(cls: type[C], values: Any, path: str) -> C:
@@ -73,8 +72,7 @@ def build(cls: type[C], values: Any, path: str) -> C:
         raise
 
 
-@cache
-def field_types(cls: type) -> Mapping[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """The resolved annotation of each field of a dataclass, ``Annotated`` kept."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
@@ -92,7 +90,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_choice(get_args(hint), value, path)
     if origin is tuple:
         return _convert_tuple(get_args(hint), value, path)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return build(hint, value, path)
     return _convert_scalar(hint, value, path)
 
@@ -180,7 +178,7 @@ def _convert_scalar(hint: type, value: Any, path: str) -> Any:
 def _type_name(hint: Any) -> str:
     names = {float: "a finite number", int: "a whole number", bool: "true or false"}
     names |= {str: "a text", Path: "a path"}
-    return names.get(hint) or getattr(hint, "__name__", str(hint))
+    return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def identity(config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class StopRequest:
         self.signal_number: int | None = None
 
     def __call__(self) -> bool:
+        """Whether a signal came."""
         return self.signal_number is not None
 
     def raise_if_set(self) -> None:
