@@ -1,0 +1,213 @@
+import contextlib
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from quantpipe.errors import DataError, NumericalError
+from quantpipe.evaluation.coco_map import CocoEvaluator, MapResult
+
+Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, labels
+Truth = dict[str, list[dict[str, Any]]]
+
+CATEGORY_IDS = (3, 7, 1)  # not sorted: label 0 is category 3
+
+
+def _ground_truth(rng: np.random.Generator, num_images: int = 12) -> Truth:
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, num_images + 1):
+        for _ in range(rng.integers(0, 8)):
+            x, y = rng.uniform(0, 400, 2)
+            width, height = rng.uniform(8, 160, 2)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(rng.choice(CATEGORY_IDS)),
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": int(rng.random() < 0.1),
+                }
+            )
+    return {
+        "images": [{"id": n, "width": 640, "height": 640} for n in range(1, num_images + 1)],
+        "categories": [{"id": n, "name": f"class {n}"} for n in (1, 3, 7)],
+        "annotations": annotations,
+    }
+
+
+def _detections(rng: np.random.Generator, truth: Truth) -> dict[int, Rows]:
+    """Jittered true boxes of right and wrong classes, and noise, by image."""
+    found = {}
+    for image in truth["images"]:
+        own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        rows = []
+        for annotation in own:
+            x, y, width, height = annotation["bbox"]
+            for _ in range(3):
+                left, top = np.add((x, y), rng.normal(0, 6, 2))
+                label = CATEGORY_IDS.index(annotation["category_id"])
+                label = label if rng.random() < 0.8 else int(rng.integers(3))
+                rows.append([left, top, left + width, top + height, rng.random(), label])
+        for _ in range(4):
+            left, top = rng.uniform(0, 400, 2)
+            rows.append([left, top, left + 40, top + 40, rng.random() * 0.5, rng.integers(3)])
+        table = np.array(rows, dtype=np.float64)
+        found[image["id"]] = (table[:, :4], table[:, 4], table[:, 5].astype(int))
+    return found
+
+
+def _pycocotools_stats(truth: Truth, found: dict[int, Rows]) -> NDArray[np.float64]:
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": CATEGORY_IDS[label],
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "score": score,
+        }
+        for image_id, (boxes, scores, labels) in found.items()
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = copy.deepcopy(truth)
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return np.asarray(evaluation.stats)
+
+
+def _evaluate(truth: Truth, found: dict[int, Rows], by_size: bool = True) -> MapResult:
+    evaluator = CocoEvaluator(truth, CATEGORY_IDS, by_size=by_size)
+    for image_id, rows in found.items():
+        evaluator.add(image_id, *rows)
+    return evaluator.result()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(seed)
+    truth = _ground_truth(rng)
+    found = _detections(rng, truth)
+    untouched = copy.deepcopy(truth)
+    result = _evaluate(truth, found)
+    assert capsys.readouterr().out == ""
+    assert truth == untouched
+    measured = [result.map, result.map50, result.map75, result.small, result.medium, result.large]
+    defined = np.array([-1.0 if value is None else value for value in measured])
+    np.testing.assert_allclose(defined, _pycocotools_stats(truth, found)[:6], atol=1e-12)
+    assert result.num_images == 12
+    assert result.num_detections == sum(len(boxes) for boxes, _, _ in found.values())
+    assert result.map == pytest.approx(np.mean(list(result.per_class.values())))
+
+
+def test_without_sizes_the_rest_is_the_same() -> None:
+    rng = np.random.default_rng(9)
+    truth = _ground_truth(rng)
+    found = _detections(rng, truth)
+    full, quick = _evaluate(truth, found), _evaluate(truth, found, by_size=False)
+    assert (quick.map, quick.map50, quick.per_class) == (full.map, full.map50, full.per_class)
+    assert (quick.small, quick.medium, quick.large) == (None, None, None)
+
+
+def test_zero_and_duplicate_ids_and_missing_fields_change_nothing() -> None:
+    rng = np.random.default_rng(2)
+    truth = _ground_truth(rng)
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 0
+    found = _detections(rng, truth)
+    expected = _pycocotools_stats(truth, found)
+    damaged = copy.deepcopy(truth)
+    for annotation in damaged["annotations"]:
+        annotation["id"] = 0
+        del annotation["area"], annotation["iscrowd"]
+    assert _evaluate(damaged, found).map == pytest.approx(expected[0], abs=1e-12)
+
+
+def _one_box(**changes: Any) -> Truth:
+    annotation = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 100, 100], **changes}
+    return {
+        "images": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": n, "name": f"class {n}"} for n in (1, 3, 7)],
+        "annotations": [annotation],
+    }
+
+
+def _rows(*rows: list[float]) -> Rows:
+    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
+    return table[:, :4], table[:, 4], table[:, 5].astype(np.int64)
+
+
+def test_perfect_is_one_and_only_the_class_seen_is_listed() -> None:
+    result = _evaluate(_one_box(), {1: _rows([10, 10, 110, 110, 0.9, 0])})
+    assert (result.map, result.map50, result.map75) == pytest.approx((1, 1, 1))
+    assert result.per_class == pytest.approx({"class 3": 1.0})
+    assert (result.small, result.medium) == (None, None)
+    assert result.large == pytest.approx(1.0)
+
+
+def test_a_shifted_box_counts_at_the_thresholds_it_passes() -> None:
+    # IoU 80 / 120 = 2/3: right at 0.50, 0.55, 0.60 and 0.65 of the ten thresholds.
+    result = _evaluate(_one_box(), {1: _rows([30, 10, 130, 110, 0.9, 0])})
+    assert (result.map, result.map50, result.map75) == pytest.approx((0.4, 1.0, 0.0))
+
+
+def test_a_confident_mistake_halves_the_precision() -> None:
+    wrong_then_right = _rows([300, 300, 400, 400, 0.9, 0], [10, 10, 110, 110, 0.8, 0])
+    assert _evaluate(_one_box(), {1: wrong_then_right}).map == pytest.approx(0.5)
+
+
+def test_only_images_that_were_added_count() -> None:
+    truth = _one_box()
+    truth["annotations"].append({"image_id": 2, "category_id": 3, "bbox": [0, 0, 50, 50]})
+    found = {1: _rows([10, 10, 110, 110, 0.9, 0])}
+    assert _evaluate(truth, found).map == pytest.approx(1.0)
+    # One of two objects found: precision 1 up to recall 0.5, which is 51 of COCO's 101 points.
+    assert _evaluate(truth, {**found, 2: _rows()}).map == pytest.approx(51 / 101)
+
+
+def test_no_detections_are_zero() -> None:
+    result = _evaluate(_one_box(), {1: _rows(), 2: _rows()})
+    assert (result.map, result.map50, result.large, result.num_detections) == (0.0, 0.0, 0.0, 0)
+    assert result.per_class == {"class 3": 0.0}
+
+
+@pytest.mark.parametrize("column", [0, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_never_counts_as_perfect(column: int, value: float) -> None:
+    boxes, scores, labels = _rows([10, 10, 110, 110, 0.9, 0])
+    (boxes[0] if column == 0 else scores)[0] = value
+    with pytest.raises(NumericalError, match="image 1"):
+        CocoEvaluator(_one_box(), CATEGORY_IDS).add(1, boxes, scores, labels)
+
+
+def test_nan_in_the_ground_truth_is_refused() -> None:
+    with pytest.raises(NumericalError, match="image 1"):
+        CocoEvaluator(_one_box(bbox=[0, 0, np.nan, 5]), CATEGORY_IDS)
+
+
+def test_nothing_to_find_is_an_error_not_a_score() -> None:
+    with pytest.raises(DataError, match="1 images"):
+        _evaluate(_one_box(), {2: _rows([10, 10, 110, 110, 0.9, 0])})
+    with pytest.raises(DataError):
+        _evaluate(_one_box(iscrowd=1), {1: _rows()})
+
+
+def test_unknown_image_is_named() -> None:
+    with pytest.raises(DataError, match="image 42"):
+        CocoEvaluator(_one_box(), CATEGORY_IDS).add(42, *_rows())
+
+
+def test_crowd_boxes_neither_help_nor_hurt() -> None:
+    truth = _one_box()
+    crowd = {"image_id": 1, "category_id": 3, "bbox": [200, 200, 200, 200], "iscrowd": 1}
+    truth["annotations"].append(crowd)
+    inside_crowd = _rows([210, 210, 260, 260, 0.95, 0], [10, 10, 110, 110, 0.9, 0])
+    assert _evaluate(truth, {1: inside_crowd}).map == pytest.approx(1.0)
