@@ -1,0 +1,1 @@
+"""Data sets: COCO and YOLO readers, generated shapes, transforms and loaders."""

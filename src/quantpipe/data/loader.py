@@ -1,0 +1,226 @@
+"""Batches of a data set: augmented and shuffled to train, letterboxed and in order to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.data.image_cache import ResizedImages, resized_images
+from quantpipe.data.prefetch import map_ahead
+from quantpipe.data.transforms import (
+    Letterbox,
+    Sample,
+    fit_scale,
+    flip,
+    hsv_jitter,
+    mosaic,
+    pad_to_square,
+    random_affine,
+)
+
+CACHE_BYTES = 2 << 30  # of decoded images kept in memory, for each set and size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images vary.
+
+    Attributes:
+        mosaic: Probability of four images in one.
+        hsv_h: Hue gain.
+        hsv_s: Saturation gain.
+        hsv_v: Value gain.
+        translate: Largest shift, as a fraction of the image size.
+        scale: Factors are uniform in 1 +- this.
+        flip: Probability of a left-right mirror image.
+    """
+
+    mosaic: float
+    hsv_h: float
+    hsv_s: float
+    hsv_v: float
+    translate: float
+    scale: float
+    flip: float
+
+
+class Batch(NamedTuple):
+    """B images and their boxes, padded to the largest number M of boxes in one (at least 1).
+
+    Attributes:
+        images: (B, 3, S, S) uint8 RGB.
+        boxes: (B, M, 4) float32 x1, y1, x2, y2 pixels of the batch's images, padded with 0.
+        labels: (B, M) int64, padded with -1.
+        image_ids: (B,) int64.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    image_ids: Tensor
+
+
+class _Source(NamedTuple):
+    dataset: DetectionDataset
+    images: ResizedImages
+    image_size: int
+
+
+def num_training_batches(dataset: DetectionDataset, batch_size: int) -> int:
+    """Returns the batches of an epoch: whole ones only, but at least one."""
+    return max(1, len(dataset.images) // batch_size)
+
+
+def training_batches(
+    dataset: DetectionDataset,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation | None,
+    num_workers: int,
+    start_batch: int = 0,
+    cache_bytes: int = CACHE_BYTES,
+) -> Iterator[Batch]:
+    """Yields the batches of one epoch, shuffled by (seed, epoch).
+
+    Each sample draws from a generator of (seed, epoch, index): neither the number of workers nor
+    where an epoch is resumed changes a pixel.
+
+    Args:
+        dataset: What to train on.
+        image_size: S, pixels.
+        batch_size: B; an incomplete last batch is dropped, unless it is the only one.
+        seed: Not negative.
+        epoch: Not negative.
+        augmentation: None letterboxes only.
+        num_workers: Threads that prepare batches ahead; 0 prepares them in line.
+        start_batch: The first batch to yield.
+        cache_bytes: Decoded images are kept in memory if all fit.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    source = _source(dataset, image_size, cache_bytes)
+    order = np.random.default_rng((seed, epoch)).permutation(len(dataset.images))
+    chunks = [
+        order[batch * batch_size : (batch + 1) * batch_size].tolist()
+        for batch in range(start_batch, num_training_batches(dataset, batch_size))
+    ]
+    make = partial(_training_batch, source, augmentation, seed, epoch)
+    return map_ahead(make, chunks, num_workers=num_workers)
+
+
+def evaluation_batches(
+    dataset: DetectionDataset,
+    *,
+    image_size: int,
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    num_workers: int = 1,
+    cache_bytes: int = CACHE_BYTES,
+) -> Iterator[tuple[Batch, list[Letterbox]]]:
+    """Yields letterboxed, unaugmented batches in order, with the way back to original pixels.
+
+    Args:
+        dataset: What to look at.
+        image_size: S, pixels.
+        batch_size: B; the last batch may be smaller.
+        indices: Which images, in which order; None takes all.
+        num_workers: Threads that prepare batches ahead; 0 prepares them in line.
+        cache_bytes: Decoded images are kept in memory if all fit.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    source = _source(dataset, image_size, cache_bytes)
+    chosen = list(range(len(dataset.images)) if indices is None else indices)
+    chunks = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+    return map_ahead(partial(_evaluation_batch, source), chunks, num_workers=num_workers)
+
+
+def _source(dataset: DetectionDataset, image_size: int, cache_bytes: int) -> _Source:
+    images = resized_images(dataset, image_size=image_size, limit=cache_bytes)
+    return _Source(dataset, images, image_size)
+
+
+def _training_batch(
+    source: _Source, augmentation: Augmentation | None, seed: int, epoch: int, chunk: list[int]
+) -> Batch:
+    if augmentation is None:
+        samples = [_letterboxed(source, index)[0] for index in chunk]
+    else:
+        samples = [
+            _augmented(source, index, augmentation, np.random.default_rng((seed, epoch, index)))
+            for index in chunk
+        ]
+    return _collate(source, chunk, samples)
+
+
+def _evaluation_batch(source: _Source, chunk: list[int]) -> tuple[Batch, list[Letterbox]]:
+    samples, letterboxes = zip(*(_letterboxed(source, index) for index in chunk), strict=True)
+    return _collate(source, chunk, samples), list(letterboxes)
+
+
+def _resized(source: _Source, index: int) -> Sample:
+    record = source.dataset.images[index]
+    scale = np.float32(fit_scale(record.width, record.height, source.image_size))
+    return Sample(source.images.read(index), record.boxes * scale, record.labels)
+
+
+def _letterboxed(source: _Source, index: int) -> tuple[Sample, Letterbox]:
+    record = source.dataset.images[index]
+    image, left, top = pad_to_square(source.images.read(index), source.image_size)
+    scale = fit_scale(record.width, record.height, source.image_size)
+    placed = Letterbox(scale=scale, pad_x=left, pad_y=top)
+    return Sample(image, placed.apply(record.boxes), record.labels), placed
+
+
+def _augmented(
+    source: _Source, index: int, augmentation: Augmentation, rng: np.random.Generator
+) -> Sample:
+    size = source.image_size
+    if rng.random() < augmentation.mosaic:
+        others = rng.integers(len(source.dataset.images), size=3).tolist()
+        sample = mosaic([_resized(source, tile) for tile in (index, *others)], size, rng)
+    else:
+        sample = _letterboxed(source, index)[0]
+    sample = random_affine(
+        sample, size, translate=augmentation.translate, scale=augmentation.scale, rng=rng
+    )
+    sample = flip(sample, probability=augmentation.flip, rng=rng)
+    image = hsv_jitter(
+        sample.image,
+        hue=augmentation.hsv_h,
+        saturation=augmentation.hsv_s,
+        value=augmentation.hsv_v,
+        rng=rng,
+    )
+    return sample._replace(image=image)
+
+
+def _collate(source: _Source, chunk: Sequence[int], samples: Sequence[Sample]) -> Batch:
+    num_boxes = max(1, *(len(sample.labels) for sample in samples))
+    size = source.image_size
+    images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
+    boxes = np.zeros((len(samples), num_boxes, 4), dtype=np.float32)
+    labels = np.full((len(samples), num_boxes), -1, dtype=np.int64)
+    for row, sample in enumerate(samples):
+        images[row] = sample.image.transpose(2, 0, 1)
+        boxes[row, : len(sample.boxes)] = sample.boxes
+        labels[row, : len(sample.labels)] = sample.labels
+    image_ids = [source.dataset.images[index].image_id for index in chunk]
+    return Batch(
+        images=torch.from_numpy(images),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        image_ids=torch.tensor(image_ids, dtype=torch.int64),
+    )
