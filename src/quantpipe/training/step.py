@@ -1,0 +1,84 @@
+"""One optimizer step: batches in, changed weights and average out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from quantpipe.detector.network import RawPrediction
+from quantpipe.training.losses import DetectionLoss
+from quantpipe.training.optimizer import mask_gradients, set_rates
+from quantpipe.training.recipe import Recipe
+from quantpipe.training.schedule import Schedule
+from quantpipe.training.session import Session
+
+if TYPE_CHECKING:
+    from quantpipe.data.loader import Batch
+
+ExtraLoss = Callable[[Tensor, RawPrediction, int], Tensor]
+"""A loss to add, of (images (B, 3, S, S) in 0..1, prediction, epoch from 0)."""
+
+LOSS_PARTS = ("loss", "cls", "iou", "extra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepper:
+    """Steps a session with the given losses, masks and rates."""
+
+    session: Session
+    recipe: Recipe
+    rates: Schedule
+    loss: DetectionLoss
+    masks: list[tuple[nn.Parameter, Tensor]]
+    extra_loss: ExtraLoss | None
+    device: torch.device
+
+    def step(self, group: Sequence[Batch], epoch: int) -> dict[str, float]:
+        """Does one step on the mean gradient of ``group``; returns the mean loss and its parts.
+
+        Raises:
+            NumericalError: The loss is NaN or infinite; the weights are as they were.
+        """
+        parts = torch.stack([self._accumulate(batch, epoch, len(group)) for batch in group])
+        values = dict(zip(LOSS_PARTS, parts.mean(0).tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise self.session.diverged(f"the loss is {values['loss']} in epoch {epoch + 1}")
+        self._update()
+        return values
+
+    def _accumulate(self, batch: Batch, epoch: int, num_batches: int) -> Tensor:
+        """Adds the gradient of one batch; returns the loss parts (4,)."""
+        images = self._images(batch.images)
+        boxes, labels = batch.boxes.to(self.device), batch.labels.to(self.device)
+        predict = cast("Callable[[Tensor], RawPrediction]", self.session.network.predict)
+        mixed = self.recipe.mixed_precision
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
+            prediction = predict(images)
+            extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
+        total, classification, box = self.loss(prediction, boxes, labels)
+        extra = torch.zeros_like(total) if extra is None else extra
+        total = total + extra
+        (total / num_batches).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([total, classification, box, extra]).detach()
+
+    def _images(self, images: Tensor) -> Tensor:
+        memory = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=memory)
+        return images.float().div_(255)
+
+    def _update(self) -> None:
+        session = self.session
+        mask_gradients(self.masks)
+        if self.recipe.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(session.network.parameters(), self.recipe.gradient_clip)
+        set_rates(session.optimizer, self.rates, session.counters.step)
+        session.optimizer.step()
+        session.optimizer.zero_grad()
+        session.counters.step += 1
+        if session.average is not None:
+            session.average.update(session.counters.step)
