@@ -49,10 +49,7 @@ class Architecture:
                 raise ConfigurationError(
                     f"{value} is not above 0 and at most {MAX_SCALE:g}", path=f"model.{field}"
                 )
-        if self.num_classes < 1:
-            raise ConfigurationError(
-                f"{self.num_classes} classes: at least 1 is needed", path="model.num_classes"
-            )
+        _check_count("num_classes", self.num_classes)
         for field, length in _TUPLE_LENGTHS.items():
             _check_counts(field, getattr(self, field), length)
 
@@ -91,10 +88,15 @@ def _check_counts(field: str, values: tuple[int, ...], length: int) -> None:
             f"{len(values)} values where {length} are needed", path=f"model.{field}"
         )
     for value in values:
-        if not 1 <= value <= MAX_COUNT:
-            raise ConfigurationError(
-                f"{value} is not between 1 and {MAX_COUNT}", path=f"model.{field}"
-            )
+        _check_count(field, value)
+
+
+def _check_count(field: str, value: int) -> None:
+    # The type is checked too: values also come out of a checkpoint's JSON header.
+    if not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise ConfigurationError(
+            f"{value} is not a whole number from 1 to {MAX_COUNT}", path=f"model.{field}"
+        )
 
 
 def scaled_channels(base: int, width: float) -> int:

@@ -137,7 +137,7 @@ def _read_header(content: bytes, path: Path) -> dict[str, Any]:
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         header = json.loads(metadata[_METADATA_KEY])
         digest = header.pop("header_digest")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(not_ours, path=path, hint=_REMAKE) from error
     if digest != _header_digest(header):
         raise ArtifactError("its header was altered", path=path, hint=_REMAKE)
@@ -156,12 +156,12 @@ def _from_header(header: Mapping[str, Any], tensors: dict[str, Tensor], path: Pa
             architecture=_architecture(header["architecture"]),
             form=header["form"],
             class_names=tuple(header["class_names"]),
-            image_size=header["image_size"],
+            image_size=int(header["image_size"]),
             tensors=tensors,
             precision_plan=header["precision_plan"],
             provenance=header["provenance"],
         )
-    except (KeyError, TypeError, ConfigurationError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
         raise ArtifactError(f"unusable header: {error}", path=path, hint=_REMAKE) from error
 
 
