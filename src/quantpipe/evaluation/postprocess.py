@@ -153,7 +153,7 @@ def _greedy(overlapping: NDArray[np.bool_]) -> NDArray[np.bool_]:
     suppresses = np.triu(overlapping, k=1)
     kept: NDArray[np.bool_] = np.ones(len(suppresses), dtype=np.bool_)
     while True:
-        settled: NDArray[np.bool_] = ~suppresses[kept].any(axis=0)
+        settled = np.logical_not(np.logical_or.reduce(suppresses[kept], axis=0))
         if np.array_equal(settled, kept):
             return kept
         kept = settled
