@@ -1,0 +1,129 @@
+"""The tables that a run ends with, in the shape of the published ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from quantpipe.report.number_text import (
+    ABSENT,
+    count,
+    decimal,
+    duration,
+    milliseconds,
+    percent,
+    rate,
+    ratio,
+)
+from quantpipe.report.summary import StageTime, Summary, Variant, batch_names, speed_up
+
+NUM_TEXT_COLUMNS = 3
+"""Leading columns of the variant table that hold words; the others hold numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table as text: what the terminal and the HTML report both show."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def variant_text(summary: Summary) -> TextTable:
+    """Returns one row for each variant; average precision and drop in points, as published.
+
+    A positive drop is lost precision. The speed-up is against the float model at half precision,
+    for each batch size in turn.
+    """
+    batches = batch_names(summary)
+    return TextTable(
+        headers=(
+            "variant",
+            "precision",
+            "engine",
+            "size",
+            "mAP 50:95",
+            "drop",
+            "mAP 50",
+            *(f"ms {batch}" for batch in batches[:1]),
+            *(f"fps {batch}" for batch in batches),
+            "vs half",
+            "MB",
+            "float layers",
+        ),
+        rows=tuple(_variant_row(summary, variant, batches) for variant in summary["variants"]),
+    )
+
+
+def stage_text(stages: list[StageTime]) -> TextTable:
+    """Returns one row for each step."""
+    return TextTable(
+        headers=("step", "time", "reused"),
+        rows=tuple(
+            (stage["step"], duration(stage["seconds"]), "yes" if stage["reused"] else "")
+            for stage in stages
+        ),
+    )
+
+
+def variant_table(summary: Summary) -> Table:
+    """Returns the table of variants for a terminal."""
+    return _rich(variant_text(summary), NUM_TEXT_COLUMNS)
+
+
+def stage_table(summary: Summary) -> Table:
+    """Returns the table of steps for a terminal."""
+    return _rich(stage_text(summary["stages"]), 1)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Prints both tables and why any variant was skipped."""
+    console.print(stage_table(summary))
+    console.print(variant_table(summary))
+    for variant in summary["variants"]:
+        if variant["skipped"] is not None:
+            console.print(
+                f"{variant['name']} on {variant['engine']} was skipped: {variant['skipped']}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _variant_row(summary: Summary, variant: Variant, batches: list[str]) -> tuple[str, ...]:
+    latency = variant["latency_ms"]
+    ratios = [ratio(speed_up(summary, variant, batch)) for batch in batches]
+    return (
+        variant["name"],
+        "skipped" if variant["skipped"] is not None else variant["precision"],
+        variant["engine"],
+        str(variant["image_size"]),
+        percent(variant["map"]),
+        percent(variant["drop_vs_fp32"]),
+        percent(variant["map50"]),
+        *(
+            milliseconds(latency[batch]["p50"] if batch in latency else None)
+            for batch in batches[:1]
+        ),
+        *(rate(variant["fps"].get(batch)) for batch in batches),
+        ABSENT if set(ratios) <= {ABSENT} else " / ".join(ratios),
+        decimal(variant["size_mb"]),
+        count(variant["float_layers"]),
+    )
+
+
+def _rich(text: TextTable, num_text_columns: int) -> Table:
+    table = Table(header_style="bold")
+    for index, header in enumerate(text.headers):
+        table.add_column(
+            header,
+            justify="left" if index < num_text_columns else "right",
+            overflow="fold",
+        )
+    for row in text.rows:
+        style = "dim" if "skipped" in row else None
+        table.add_row(*map(escape, row), style=style)
+    return table

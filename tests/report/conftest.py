@@ -1,0 +1,91 @@
+"""A made-up run; half and qat have the published figures of YOLOv6-S on a Tesla T4."""
+
+import pytest
+
+from quantpipe.report.summary import (
+    Latency,
+    Measurement,
+    Parity,
+    RunInfo,
+    StageTime,
+    Summary,
+    build_summary,
+)
+
+
+def _latency(median: float) -> Latency:
+    return Latency(p50=median, p95=1.1 * median, p99=1.2 * median)
+
+
+@pytest.fixture
+def run_info() -> RunInfo:
+    return RunInfo(
+        pipeline="repopt_qat",
+        command="quantpipe pipelines=repopt_qat",
+        started="2026-01-12T09:31:02+00:00",
+        seconds=75.0,
+        seed=0,
+        device="cpu",
+        hardware="2 cores",
+        model="yolov6s",
+        data="shapes",
+        versions={"quantpipe": "0.1.0"},
+    )
+
+
+@pytest.fixture
+def stages() -> list[StageTime]:
+    return [
+        StageTime(step="train_repopt", seconds=60.0, reused=True),
+        StageTime(step="calibrate", seconds=15.0, reused=False),
+    ]
+
+
+@pytest.fixture
+def measurements() -> list[Measurement]:
+    return [
+        Measurement(
+            name="fp32",
+            precision="float32",
+            engine="tensorrt",
+            image_size=640,
+            map=0.431,
+            map50=0.6,
+        ),
+        Measurement(
+            name="half",
+            precision="float16",
+            engine="tensorrt",
+            image_size=640,
+            map=0.4305,
+            map50=0.6,
+            latency={1: _latency(2.65), 32: _latency(59.1)},
+            fps={1: 377.0, 32: 541.0},
+            size_mb=34.6,
+        ),
+        Measurement(
+            name="qat",
+            precision="int8",
+            engine="tensorrt",
+            image_size=640,
+            map=0.433,
+            map50=0.601,
+            latency={1: _latency(1.68), 32: _latency(37.9)},
+            fps={1: 596.0, 32: 844.0},
+            size_mb=17.9,
+            float_layers=0,
+            parity=Parity(max_abs=0.5, map_delta=0.003),
+        ),
+        Measurement(
+            name="qat",
+            precision="int8",
+            engine="openvino",
+            image_size=640,
+            skipped="openvino is not installed",
+        ),
+    ]
+
+
+@pytest.fixture
+def summary(run_info: RunInfo, measurements: list[Measurement], stages: list[StageTime]) -> Summary:
+    return build_summary(run_info, measurements, stages)
