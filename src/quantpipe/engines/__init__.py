@@ -1,0 +1,1 @@
+"""Building, loading, running and timing inference engines, each behind one seam."""

@@ -1,0 +1,75 @@
+"""Timing engines side by side, so that a busy moment of the machine hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantpipe.progress import Progress
+
+_NANOSECONDS_PER_MILLISECOND = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one run takes, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+    num_runs: int
+
+    def images_per_second(self, batch_size: int) -> float:
+        """Returns the throughput of ``batch_size`` images a run, one run after another."""
+        return 1000.0 * batch_size / self.p50
+
+
+def measure_latency(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    num_warmup: int,
+    num_runs: int,
+    progress: Progress,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, Latency]:
+    """Times several callables in turn, one run of each per round.
+
+    The first of a round moves on by one every round, so that none always follows the same other.
+
+    Args:
+        runs: What to time, by name; a call returns when its result is there.
+        num_warmup: Rounds that are not counted.
+        num_runs: Rounds that are.
+        progress: Shows the rounds.
+        clock: Nanoseconds, monotonic.
+    """
+    assert num_runs > 0
+    names = list(runs)
+    durations: dict[str, list[int]] = {name: [] for name in names}
+    for number in progress.track(
+        range(-num_warmup, num_runs), "timing", total=num_warmup + num_runs
+    ):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            start = clock()
+            runs[name]()
+            elapsed = clock() - start
+            if number >= 0:
+                durations[name].append(elapsed)
+    return {name: _summary(values) for name, values in durations.items()}
+
+
+def _summary(nanoseconds: list[int]) -> Latency:
+    values = np.asarray(nanoseconds, dtype=np.float64) / _NANOSECONDS_PER_MILLISECOND
+    p50, p95, p99 = np.percentile(values, [50, 95, 99])
+    return Latency(
+        p50=float(p50),
+        p95=float(p95),
+        p99=float(p99),
+        mean=float(values.mean()),
+        num_runs=len(nanoseconds),
+    )

@@ -1,0 +1,282 @@
+"""The seam between quantpipe and an inference library: what an engine is, which there are.
+
+Nothing here imports an inference library, so that a pipeline is validated in no time; the module of
+an engine, the only importer of its library, is imported when one is built or loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpipe.engines import hardware
+from quantpipe.errors import ConfigurationError, MachineError, nearest
+
+Precision = Literal["f32", "half", "int8"]
+FloatPrecision = Literal["f32", "half"]
+Images = NDArray[np.float32]
+Predictions = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """How an engine is built from an ONNX file.
+
+    Attributes:
+        precision: ``int8`` means that the graph carries Q/DQ; ``half`` is FP16 on GPUs and bf16 on
+            processors.
+        float_precision: What an ``int8`` engine runs its remaining float operations in.
+        image_size: Side of the square input in pixels.
+        batch_sizes: Batch sizes it is optimised for, ascending; others are split and padded.
+        num_threads: Processor threads an inference uses; 0 leaves it to the library.
+        workspace_mib: Scratch memory a GPU builder may use, in MiB.
+        optimization_level: How long a GPU builder searches, 0 to 5.
+        calibration_cache: Text of a TensorRT <= 10 calibration cache, for a graph without Q/DQ.
+    """
+
+    precision: Precision
+    float_precision: FloatPrecision
+    image_size: int
+    batch_sizes: tuple[int, ...]
+    num_threads: int
+    workspace_mib: int
+    optimization_level: int
+    calibration_cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ConfigurationError(
+                f"batch sizes {list(self.batch_sizes)} are not all positive", path="batch_sizes"
+            )
+        if tuple(sorted(set(self.batch_sizes))) != self.batch_sizes:
+            raise ConfigurationError(
+                f"batch sizes {list(self.batch_sizes)} are not ascending", path="batch_sizes"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLayer:
+    """A layer of a built engine, as the library reports it.
+
+    Attributes:
+        name: The library's name, which holds the name of the ONNX node where the library keeps it.
+        kind: The library's layer type (``Convolution``, ``QLinearConv``, ...).
+        precision: ``int8``, ``f32``, ``bf16``, ``f16``, or the library's own word for others.
+        quantizable: Whether it is a convolution, transposed convolution or max-pool.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    quantizable: bool
+
+
+class Engine(Protocol):
+    """A built network, ready to run."""
+
+    def run(self, images: Images) -> Predictions:
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S), RGB in 0..1."""
+        ...
+
+    def layers(self) -> Sequence[EngineLayer]:
+        """Returns the layers that run, with the precision the library chose for each."""
+        ...
+
+    def close(self) -> None:
+        """Frees the library's memory; the engine cannot run any more."""
+        ...
+
+
+class Backend(Protocol):
+    """What the module of an engine offers."""
+
+    def build(self, onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+        """Builds an engine from an ONNX file and writes it as one file."""
+        ...
+
+    def load(self, engine_path: Path) -> Engine:
+        """Loads what :meth:`build` wrote, on the same hardware and library version."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKind:
+    """An entry of :data:`ENGINES`.
+
+    Attributes:
+        packages: Importable modules that must be there.
+        distributions: Names of the library's distributions; the first one found tells the version.
+        install: The line that installs the library.
+        precisions: What the library runs faster than, or as, float32.
+        hardware: Names what an engine of this kind is tied to; None where that is missing.
+        missing_hardware: What to say then.
+        backend: Imports the module that builds and loads.
+    """
+
+    packages: tuple[str, ...]
+    distributions: tuple[str, ...]
+    install: str
+    precisions: tuple[Precision, ...]
+    hardware: Callable[[], str | None]
+    missing_hardware: str
+    backend: Callable[[], Backend]
+
+
+def _openvino() -> Backend:
+    from quantpipe.engines import openvino
+
+    return openvino
+
+
+def _onnxruntime() -> Backend:
+    from quantpipe.engines import onnxruntime
+
+    return onnxruntime
+
+
+def _tensorrt() -> Backend:
+    from quantpipe.engines import tensorrt
+
+    return tensorrt
+
+
+ENGINES: Mapping[str, EngineKind] = {
+    "openvino": EngineKind(
+        packages=("openvino",),
+        distributions=("openvino",),
+        install="pip install 'openvino>=2025.2'",
+        precisions=("f32", "half", "int8"),
+        hardware=hardware.processor,
+        missing_hardware="",
+        backend=_openvino,
+    ),
+    "onnxruntime": EngineKind(
+        packages=("onnxruntime",),
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+        install="pip install 'onnxruntime>=1.22'",
+        precisions=("f32", "int8"),
+        hardware=hardware.processor,
+        missing_hardware="",
+        backend=_onnxruntime,
+    ),
+    "tensorrt": EngineKind(
+        packages=("tensorrt", "cuda.bindings"),
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+        install="pip install 'quantpipe[tensorrt]'",
+        precisions=("f32", "half", "int8"),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware="no NVIDIA GPU answers here (nvidia-smi); choose another engine",
+        backend=_tensorrt,
+    ),
+}
+
+
+def engine_kind(name: str) -> EngineKind:
+    """Returns the entry of an engine.
+
+    Raises:
+        ConfigurationError: There is no engine of that name.
+    """
+    if name not in ENGINES:
+        raise ConfigurationError(
+            f"unknown engine '{name}'", path="engine", hint=nearest(name, ENGINES)
+        )
+    return ENGINES[name]
+
+
+def availability(name: str) -> str | None:
+    """Returns None if the engine can be used on this machine, or else why not and what to do."""
+    kind = engine_kind(name)
+    missing = [package for package in kind.packages if not _installed(package)]
+    if missing:
+        return f"engine '{name}' needs {', '.join(missing)}; install it with: {kind.install}"
+    if kind.hardware() is None:
+        return f"engine '{name}': {kind.missing_hardware}"
+    return None
+
+
+def identity(name: str) -> Mapping[str, str]:
+    """Returns what an engine is tied to: the library's version and the hardware.
+
+    Raises:
+        MachineError: The library or its hardware is not there.
+    """
+    reason = availability(name)
+    if reason is not None:
+        raise MachineError(reason)
+    kind = engine_kind(name)
+    place = kind.hardware()
+    assert place is not None
+    return {"library": f"{name} {_version(kind.distributions)}", "hardware": place}
+
+
+def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+    """Builds an engine for this machine from an ONNX file.
+
+    Raises:
+        ConfigurationError: The engine does not know the precision.
+        MachineError: The library or its hardware is not there, or it fails.
+        ArtifactError: The ONNX file is not what the library takes.
+    """
+    require_precision(name, settings.precision)
+    _require_available(name)
+    engine_kind(name).backend().build(onnx_path, engine_path, settings)
+
+
+def load_engine(name: str, engine_path: Path) -> Engine:
+    """Loads an engine that :func:`build_engine` wrote.
+
+    Raises:
+        ArtifactError: The file is damaged or of another engine.
+        MachineError: It was built elsewhere, or the library is not there.
+    """
+    _require_available(name)
+    return engine_kind(name).backend().load(engine_path)
+
+
+def require_precision(name: str, precision: Precision) -> None:
+    """Refuses a precision that an engine has no kernels for.
+
+    Raises:
+        ConfigurationError: With the precisions that it has.
+    """
+    known = engine_kind(name).precisions
+    if precision not in known:
+        raise ConfigurationError(
+            f"engine '{name}' has no '{precision}' kernels on this kind of hardware",
+            path="precision",
+            hint=f"known: {', '.join(known)}",
+        )
+
+
+def float_layers(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
+    """Returns the layers that could have run in INT8 and do not."""
+    return tuple(layer for layer in layers if layer.quantizable and layer.precision != "int8")
+
+
+def _require_available(name: str) -> None:
+    reason = availability(name)
+    if reason is not None:
+        raise MachineError(reason)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is not there
+        return False
+
+
+def _version(distributions: Sequence[str]) -> str:
+    for distribution in distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"

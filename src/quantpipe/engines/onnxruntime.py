@@ -1,0 +1,155 @@
+"""ONNX Runtime on the processor: the graph it optimised for this machine, kept in one file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from quantpipe.engines.batching import run_in_batches
+from quantpipe.engines.engine import (
+    BuildSettings,
+    EngineLayer,
+    Images,
+    Predictions,
+    identity,
+)
+from quantpipe.engines.engine_file import (
+    EngineFile,
+    header_for,
+    read_engine_file,
+    require_place,
+    write_engine_file,
+)
+from quantpipe.engines.onnx_source import read_onnx_source
+from quantpipe.errors import ArtifactError, MachineError
+
+_PROVIDERS = ["CPUExecutionProvider"]
+_BLOB = "optimized.onnx"
+_ERRORS_ONLY = 3
+# A float Conv, ConvTranspose or MaxPool among these could have been an integer one.
+_QUANTIZABLE = frozenset(
+    {"Conv", "FusedConv", "QLinearConv", "ConvTranspose", "MaxPool", "NhwcMaxPool", "NhwcFusedConv"}
+)
+_KEEP_TYPE = frozenset(
+    {"MaxPool", "NhwcMaxPool", "Transpose", "Reshape", "ReorderInput", "ReorderOutput"}
+)
+_INTEGER_TYPES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
+
+
+def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+    """Optimises an ONNX file for this processor and writes the engine file.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot read it.
+    """
+    source = read_onnx_source(
+        onnx_path, image_size=settings.image_size, batch_sizes=settings.batch_sizes
+    )
+    place = identity("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / _BLOB
+        options = _options(settings.num_threads)
+        options.optimized_model_filepath = str(optimized)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        try:
+            ort.InferenceSession(source.content, options, providers=_PROVIDERS)
+        except _FAILURES as error:
+            raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
+        blob = optimized.read_bytes()
+    header = header_for("onnxruntime", place, settings, source.sha256)
+    write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: blob}))
+
+
+def load(engine_path: Path) -> OnnxRuntimeEngine:
+    """Loads an engine file.
+
+    Raises:
+        ArtifactError: It is damaged, or not an ONNX Runtime engine.
+        MachineError: It was built by another version or for other hardware.
+    """
+    engine = read_engine_file(engine_path, "onnxruntime")
+    require_place(engine_path, engine.header, identity("onnxruntime"))
+    options = _options(engine.header.num_threads)
+    # Optimised once, when built; a second pass has nothing left to find.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(engine.blobs[_BLOB], options, providers=_PROVIDERS)
+    except _FAILURES as error:
+        raise MachineError(f"ONNX Runtime cannot load it: {error}", path=engine_path) from error
+    return OnnxRuntimeEngine(session, engine.blobs[_BLOB], engine.header.batch_sizes)
+
+
+class OnnxRuntimeEngine:
+    """A session over an optimised graph."""
+
+    def __init__(self, session: ort.InferenceSession, graph: bytes, batch_sizes: Sequence[int]):
+        self._session: ort.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+        self._graph = graph
+        self._batch_sizes = tuple(batch_sizes)
+
+    def run(self, images: Images) -> Predictions:
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
+        return run_in_batches(self._run_batch, images, self._batch_sizes)
+
+    def layers(self) -> Sequence[EngineLayer]:
+        """Returns the nodes of the optimised graph; one that reads 8-bit codes is ``int8``."""
+        model = onnx.load_model_from_string(self._graph)
+        types = _element_types(model.graph)
+        return tuple(_layer(node, types) for node in model.graph.node)
+
+    def close(self) -> None:
+        """Releases the session."""
+        self._session = None
+
+    def _run_batch(self, images: Images) -> Predictions:
+        assert self._session is not None, "the engine is closed"
+        output: Predictions = self._session.run(None, {self._input: images})[0]
+        return output
+
+
+# The binding raises these classes of its own, which share no base but Exception.
+_FAILURES: tuple[type[Exception], ...] = tuple(
+    getattr(ort.capi.onnxruntime_pybind11_state, name)
+    for name in (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NotImplemented",
+        "RuntimeException",
+    )
+)
+
+
+def _options(num_threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = num_threads
+    return options
+
+
+def _element_types(graph: onnx.GraphProto) -> Mapping[str, int]:
+    values = [*graph.input, *graph.output, *graph.value_info]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+    for node in graph.node:
+        if node.op_type.startswith("QLinear") or node.op_type == "QuantizeLinear":
+            types.update(dict.fromkeys(node.output, onnx.TensorProto.INT8))
+        elif node.op_type in _KEEP_TYPE:
+            types[node.output[0]] = types.get(node.input[0], onnx.TensorProto.UNDEFINED)
+    return types
+
+
+def _layer(node: onnx.NodeProto, types: Mapping[str, int]) -> EngineLayer:
+    integer = node.op_type.startswith("QLinear") or types.get(node.input[0]) in _INTEGER_TYPES
+    return EngineLayer(
+        name=node.name,
+        kind=node.op_type,
+        precision="int8" if integer else "f32",
+        quantizable=node.op_type in _QUANTIZABLE,
+    )

@@ -1,0 +1,1 @@
+"""From a trained detector to an ONNX graph that carries its quantization."""

@@ -1,0 +1,229 @@
+"""Inserting Q/DQ pairs into a float ONNX graph from a scale cache.
+
+The graph is edited, not traced from fake-quantized modules: the scales are those of the cache, and
+the placement is the engine's (:mod:`quantpipe.export.placement`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from quantpipe.errors import ArtifactError
+from quantpipe.export.graph_operations import CONVOLUTIONS, operation_nodes, require_operations
+from quantpipe.export.placement import Placement, placement_for
+from quantpipe.quantization.precision_plan import PrecisionPlan
+from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
+
+_BITS = 8
+_SIGNED_MAX = 127
+_UNSIGNED_MAX = 255
+_UNSIGNED_MIDDLE = 128
+_NON_NEGATIVE = frozenset({"Relu", "Sigmoid"})
+_KEEPS_SIGN = frozenset({"MaxPool", "Concat", "Reshape", "Transpose"})
+
+
+def insert_qdq(
+    model: onnx.ModelProto, scales: ScaleCache, plan: PrecisionPlan | None, target: str
+) -> onnx.ModelProto:
+    """Returns a copy of a float graph in which the planned operations are quantized.
+
+    INT8, symmetric. A weight is cut to its range first, so that its codes stay within -127..127 as
+    in fake quantization. For ONNX Runtime a tensor that cannot be negative becomes uint8 over
+    the same range, 0..amax.
+
+    Args:
+        model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
+        scales: Ranges named ``<operation>.input`` and ``<operation>.weight``.
+        plan: Which operations are quantized; None means every one that has an input range.
+        target: A name of :data:`quantpipe.export.placement.PLACEMENT`.
+
+    Raises:
+        ArtifactError: A planned operation is not in the graph, or has no range of the right shape.
+    """
+    placement = placement_for(target)
+    edited = ir.from_proto(model)
+    nodes = operation_nodes(edited.graph)
+    planned = _planned(scales, plan)
+    require_operations(nodes, planned)
+    tensors = _QuantizedTensors(edited.graph, placement)
+    for name in planned:
+        amax = _activation_amax(scales, name)
+        for node in nodes[name]:
+            node.replace_input_with(0, tensors.quantized(_input(node, 0), amax))
+            if node.op_type in CONVOLUTIONS:
+                _quantize_weight(edited.graph, node, _scale(scales, f"{name}.weight"), placement)
+    if placement.quantized_concat_inputs:
+        _quantize_concat_inputs(edited.graph, tensors)
+    edited.graph.sort()
+    return ir.to_proto(edited)
+
+
+def _planned(scales: ScaleCache, plan: PrecisionPlan | None) -> list[str]:
+    if plan is not None:
+        return list(plan.quantized)
+    return list(scales.operations())
+
+
+def _scale(scales: ScaleCache, name: str) -> TensorScale:
+    if name not in scales.scales:
+        raise ArtifactError(f"the scale cache has no range for '{name}'", hint="calibrate again")
+    scale = scales.scales[name]
+    if scale.bits != _BITS:
+        raise ArtifactError(f"'{name}' has {scale.bits} bits, engines take {_BITS}")
+    return scale
+
+
+def _activation_amax(scales: ScaleCache, operation: str) -> float:
+    scale = _scale(scales, f"{operation}.input")
+    if scale.axis is not None or len(scale.amax) != 1:
+        raise ArtifactError(f"the range of '{scale.name}' is per channel, engines take one value")
+    return scale.amax[0]
+
+
+@dataclass
+class _QuantizedTensors:
+    """The pairs inserted so far: one for each tensor and range."""
+
+    graph: ir.Graph
+    placement: Placement
+    amax_of: dict[ir.Value, float] = field(default_factory=dict)
+    _pairs: dict[tuple[ir.Value, float], ir.Value] = field(default_factory=dict)
+
+    def quantized(self, value: ir.Value, amax: float) -> ir.Value:
+        """Returns ``value`` after a pair over ``amax``, made at the first request."""
+        key = (value, amax)
+        if key not in self._pairs:
+            same_tensor = sum(1 for tensor, _ in self._pairs if tensor is value)
+            self._pairs[key] = self._pair(value, amax, f"_{same_tensor}" if same_tensor else "")
+            self.amax_of.setdefault(value, amax)
+        return self._pairs[key]
+
+    def _pair(self, value: ir.Value, amax: float, suffix: str) -> ir.Value:
+        base = f"{value.name}{suffix}"
+        limit, zero_point = self._codes(value)
+        scale = np.float32(amax) / np.float32(limit)
+        names = (f"{base}.scale", f"{base}.zero_point")
+        parameters = [
+            _initializer(self.graph, names[0], np.asarray(scale, dtype=np.float32)),
+            _initializer(self.graph, names[1], zero_point),
+        ]
+        quantize = _node("QuantizeLinear", [value, *parameters], base)
+        _describe(quantize, ir.DataType(parameters[1].dtype or 0), value.shape)
+        dequantize = _node("DequantizeLinear", [quantize.outputs[0], *parameters], base)
+        _describe(dequantize, ir.DataType.FLOAT, value.shape)
+        self.graph.extend([quantize, dequantize])
+        return dequantize.outputs[0]
+
+    def _codes(self, value: ir.Value) -> tuple[int, NDArray[np.generic]]:
+        if not self.placement.unsigned_activations:
+            return _SIGNED_MAX, np.asarray(0, dtype=np.int8)
+        if _cannot_be_negative(value):
+            return _UNSIGNED_MAX, np.asarray(0, dtype=np.uint8)
+        # The grid of int8 with zero point 0, in the type that x64 kernels are written for.
+        return _SIGNED_MAX, np.asarray(_UNSIGNED_MIDDLE, dtype=np.uint8)
+
+
+def _cannot_be_negative(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is None:
+        return value.is_graph_input()  # images are in 0..1
+    if producer.op_type in _KEEPS_SIGN:
+        sources = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
+        return all(source is not None and _cannot_be_negative(source) for source in sources)
+    if producer.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        source = producer.inputs[0]
+        return source is not None and _cannot_be_negative(source)
+    return producer.op_type in _NON_NEGATIVE
+
+
+def _quantize_weight(
+    graph: ir.Graph, node: ir.Node, scale: TensorScale, placement: Placement
+) -> None:
+    weight = _input(node, 1)
+    assert weight.const_value is not None
+    values = np.asarray(weight.const_value.numpy(), dtype=np.float32)
+    steps, axis = _weight_steps(node, values, scale)
+    shape = [-1 if dim == 0 else 1 for dim in range(values.ndim)] if axis == 0 else []
+    limits = (steps * np.float32(_SIGNED_MAX)).reshape(shape)
+    clipped = np.clip(values, -limits, limits)
+    attributes = {} if axis is None else {"axis": ir.AttrInt64("axis", axis)}
+    parameters = [
+        _initializer(graph, f"{weight.name}.scale", steps),
+        _initializer(graph, f"{weight.name}.zero_point", np.zeros(steps.shape, dtype=np.int8)),
+    ]
+    if placement.folded_weights:
+        codes = np.rint(clipped / steps.reshape(shape)).astype(np.int8)
+        quantized = _initializer(graph, f"{weight.name}.int8", codes)
+    else:
+        weight.const_value = ir.tensor(clipped, name=weight.name)
+        quantize = _node("QuantizeLinear", [weight, *parameters], str(weight.name), attributes)
+        _describe(quantize, ir.DataType.INT8, weight.shape)
+        graph.append(quantize)
+        quantized = quantize.outputs[0]
+    dequantize = _node("DequantizeLinear", [quantized, *parameters], str(weight.name), attributes)
+    _describe(dequantize, ir.DataType.FLOAT, weight.shape)
+    graph.append(dequantize)
+    node.replace_input_with(1, dequantize.outputs[0])
+    if placement.folded_weights and not weight.uses():
+        del graph.initializers[str(weight.name)]
+
+
+def _weight_steps(
+    node: ir.Node, values: NDArray[np.float32], scale: TensorScale
+) -> tuple[NDArray[np.float32], int | None]:
+    """Returns the scales, 0-d or (channels,), and their axis.
+
+    A transposed convolution has one: on axis 0 OpenVINO, and on axis 1 TensorRT, gives up INT8.
+    """
+    amax = np.asarray(scale.amax, dtype=np.float32)
+    if scale.axis is None and amax.size == 1:
+        return amax.reshape(()) / np.float32(_SIGNED_MAX), None
+    if node.op_type == "ConvTranspose" or scale.axis != 0 or amax.size != values.shape[0]:
+        raise ArtifactError(
+            f"'{scale.name}' has {amax.size} ranges on axis {scale.axis}, which {node.op_type} "
+            f"with weights {list(values.shape)} cannot take",
+            hint="calibrate again",
+        )
+    return amax / np.float32(_SIGNED_MAX), 0
+
+
+def _quantize_concat_inputs(graph: ir.Graph, tensors: _QuantizedTensors) -> None:
+    """Puts a concat's range on its inputs; on equal ranges that changes no value."""
+    for node in [node for node in graph if node.op_type == "Concat"]:
+        amax = tensors.amax_of.get(node.outputs[0])
+        if amax is None:
+            continue
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, tensors.quantized(_input(node, index), amax))
+
+
+def _node(
+    kind: str, inputs: list[ir.Value], base: str, attributes: dict[str, ir.Attr] | None = None
+) -> ir.Node:
+    node = ir.Node("", kind, inputs, attributes or {}, name=f"{base}.{kind}")
+    node.outputs[0].name = f"{base}.{'quantized' if kind == 'QuantizeLinear' else 'dequantized'}"
+    return node
+
+
+def _describe(node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    node.outputs[0].dtype = dtype
+    node.outputs[0].shape = shape
+
+
+def _initializer(graph: ir.Graph, name: str, values: NDArray[np.generic]) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
+    value.dtype = ir.DataType.from_numpy(values.dtype)
+    value.shape = ir.Shape(values.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value

@@ -1,0 +1,143 @@
+"""Whether an ONNX file computes what the framework does: ONNX Runtime runs it as written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from quantpipe.errors import ArtifactError, NumericalError
+
+_BOX_COLUMNS = 4
+_SCORE_COLUMN = 5
+_ERRORS_ONLY = 3
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far two sets of predictions lie apart.
+
+    Attributes:
+        max_abs: Largest difference of any value.
+        mean_abs: Mean difference of all values.
+        box_max_abs: Largest difference of a box value, in pixels.
+        box_mean_abs: Mean difference of the box values, in pixels.
+        score_max_abs: Largest difference of a class score.
+        score_mean_abs: Mean difference of the class scores.
+    """
+
+    max_abs: float
+    mean_abs: float
+    box_max_abs: float
+    box_mean_abs: float
+    score_max_abs: float
+    score_mean_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """The largest differences that pass: of boxes in pixels, of scores as they are.
+
+    A quantized graph rounds a value that lies between two codes either way, so a single one may be
+    off by a step; the mean tells whether scales agree.
+    """
+
+    box_max_abs: float
+    box_mean_abs: float
+    score_max_abs: float
+    score_mean_abs: float
+
+
+def verify_against(
+    reference: Callable[[FloatArray], FloatArray],
+    path: Path,
+    images: FloatArray,
+    tolerance: Tolerance,
+) -> Parity:
+    """Compares an ONNX file with the network it was made from.
+
+    Args:
+        reference: Maps images (B, 3, S, S) to predictions (B, A, 5 + classes).
+        path: The ONNX file; its batch is dynamic, or B.
+        images: (B, 3, S, S), RGB in 0..1.
+        tolerance: What passes.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot read the file, or a difference is too large.
+        NumericalError: Either side predicts something that is not finite.
+    """
+    expected = np.asarray(reference(images))
+    actual = unoptimised(path)(images)
+    if actual.shape != expected.shape:
+        raise ArtifactError(
+            f"predicts {list(actual.shape)}, the network {list(expected.shape)}", path=path
+        )
+    for name, values in (("the network", expected), ("the ONNX file", actual)):
+        if not np.isfinite(values).all():
+            raise NumericalError(f"{name} predicts values that are not finite", path=path)
+    parity = compare(expected, actual)
+    _require(path, parity, tolerance)
+    return parity
+
+
+def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
+    """Returns the function that an ONNX file is, with no optimisation of ONNX Runtime applied.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        session = ort.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except OSError as error:
+        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
+    except _UNREADABLE as error:
+        raise ArtifactError(f"ONNX Runtime cannot read it: {error}", path=path) from error
+    name = session.get_inputs()[0].name
+
+    def run(images: FloatArray) -> FloatArray:
+        predictions: FloatArray = session.run(None, {name: images})[0]
+        return predictions
+
+    return run
+
+
+def compare(expected: FloatArray, actual: FloatArray) -> Parity:
+    """Returns how far ``actual`` lies from ``expected``, both (B, A, 5 + classes)."""
+    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    boxes, scores = difference[..., :_BOX_COLUMNS], difference[..., _SCORE_COLUMN:]
+    return Parity(
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        box_max_abs=float(boxes.max()),
+        box_mean_abs=float(boxes.mean()),
+        score_max_abs=float(scores.max()),
+        score_mean_abs=float(scores.mean()),
+    )
+
+
+# The binding raises these classes of its own, which share no base but Exception.
+_UNREADABLE: tuple[type[Exception], ...] = tuple(
+    getattr(ort.capi.onnxruntime_pybind11_state, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+)
+
+
+def _require(path: Path, parity: Parity, tolerance: Tolerance) -> None:
+    for name, limit in vars(tolerance).items():
+        value = getattr(parity, name)
+        if value > limit:
+            raise ArtifactError(
+                f"differs from the network: {name} is {value:.3g}, allowed is {limit:.3g}",
+                path=path,
+            )
