@@ -26,12 +26,17 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What became of a step."""
+    """What became of a step.
+
+    ``seconds`` is what making the result took, now or in an earlier run; ``spent`` is what this
+    run spent on the step.
+    """
 
     step: str
     stage: str
     key: str
     seconds: float
+    spent: float
     reused: bool
     artifacts: Mapping[str, Artifact]
     metrics: Mapping[str, Any]
@@ -86,17 +91,21 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
             record = _run_step(step, runner, records)
         records[step.name] = record
         directory.write_manifest(pipeline.name, {n: r.as_json() for n, r in records.items()})
-        how = "reused" if record.reused else f"{record.seconds:.1f} s"
+        how = f"reused {record.key[:12]}" if record.reused else f"{record.spent:.1f} s"
         runner.progress.note(f"[{number}/{len(pipeline.steps)}] {step.name}: {how}")
     return tuple(records.values())
 
 
 def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> StepRecord:
+    start = time.monotonic()
     inputs = {
         name: records[reference.step].artifacts[reference.output]
         for name, reference in step.inputs.items()
+        if reference.output in records[reference.step].artifacts
     }
-    named_by = step_identity(step, inputs, seed=runner.seed, device=runner.device)
+    _require_inputs(step, inputs)
+    content = step.stage.content(step.config, runner.cache.root / "memo")
+    named_by = step_identity(step, inputs, content, seed=runner.seed, device=runner.device)
     key = key_of(named_by)
     entry, reused = runner.cache.obtain(
         key, named_by, lambda folder: _execute(step, inputs, folder, key, runner)
@@ -107,19 +116,30 @@ def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> 
         stage=step.stage.name,
         key=key,
         seconds=entry.seconds,
+        spent=time.monotonic() - start,
         reused=reused,
         artifacts=_artifacts(step, entry),
         metrics=entry.metrics,
     )
 
 
-def step_identity(step: Step, inputs: Inputs, *, seed: int, device: str) -> dict[str, Any]:
+def _require_inputs(step: Step, inputs: Inputs) -> None:
+    """An output that its stage had no reason to write is missed only where it is needed."""
+    for name, reference in step.inputs.items():
+        declared = step.stage.inputs.get(name) or step.stage.any_inputs
+        if name not in inputs and declared is not None and declared.required:
+            raise ArtifactError(f"{reference} was not written", path=f"{step.name}.inputs.{name}")
+
+
+def step_identity(
+    step: Step, inputs: Inputs, content: Mapping[str, Any], *, seed: int, device: str
+) -> dict[str, Any]:
     """All that a step's result depends on: content only, never a path or a time."""
     return {
         "stage": step.stage.name,
         "version": step.stage.version,
         "config": identity(step.config),
-        "content": dict(step.stage.content(step.config)),
+        "content": dict(content),
         "inputs": {name: [str(a.kind), a.sha256] for name, a in sorted(inputs.items())},
         "seed": seed,
         "device": device,
@@ -138,8 +158,9 @@ def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner)
     )
     start = time.monotonic()
     metrics = step.stage.run(step.config, inputs, outputs, context)
-    for name, path in outputs.items():
-        assert path.is_file(), f"stage {step.stage.name} did not write its output {name}"
+    for name, output in step.stage.outputs.items():
+        written = outputs[name].is_file() or not output.required
+        assert written, f"stage {step.stage.name} did not write its output {name}"
     return Built(metrics=metrics, seconds=time.monotonic() - start)
 
 
@@ -163,6 +184,8 @@ def _artifacts(step: Step, entry: Entry) -> dict[str, Artifact]:
     found = {}
     for name, output in step.stage.outputs.items():
         if output.file not in entry.digests:
+            if not output.required:
+                continue
             raise ArtifactError(f"cache entry {entry.key[:12]} holds no {output.file}")
         found[name] = Artifact(
             kind=output.kind, path=entry.folder / output.file, sha256=entry.digests[output.file]

@@ -27,10 +27,11 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A file that a stage writes."""
+    """A file that a stage writes: always, or (``required=False``) where there is something to."""
 
     kind: ArtifactKind
     file: str
+    required: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Context:
     materialise: Callable[[Mapping[str, Any], Callable[[Path], None]], Path]
 
 
-def _nothing_more(config: Any) -> Mapping[str, Any]:  # noqa: ARG001
+def _nothing_more(config: Any, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
     return {}
 
 
@@ -77,7 +78,8 @@ class Stage(Generic[C]):
         check: Raises :class:`~quantpipe.errors.QuantpipeError` for what can be known to be wrong
             before any work; fast, reads as little as it can.
         content: Digests of what the configuration names by path, and of the libraries and the
-            hardware that the result depends on.
+            hardware that the result depends on. Its second argument is a folder in which it may
+            remember digests of files that do not change.
     """
 
     name: str
@@ -88,7 +90,7 @@ class Stage(Generic[C]):
     any_inputs: Input | None = None
     run: Callable[[C, Inputs, Outputs, Context], Metrics]
     check: Callable[[C], None] = _nothing_to_check
-    content: Callable[[C], Mapping[str, Any]] = _nothing_more
+    content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
 
 
 def takes(*kinds: ArtifactKind) -> Input:

@@ -1,0 +1,8 @@
+"""``python -m quantpipe`` and the console script."""
+
+from quantpipe.command import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What several stages put together in the same way from the domain packages."""

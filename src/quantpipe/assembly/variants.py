@@ -1,0 +1,104 @@
+"""What ``evaluate`` compares: engines and checkpoints, opened behind one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from quantpipe.assembly.images import predictor
+from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.stage import Context
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.engines.engine import float_layers, load_engine
+from quantpipe.engines.engine_file import read_header
+from quantpipe.evaluation.accuracy import Predictor
+
+_SHOWN = {"f32": "fp32", "half": "half", "int8": "int8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVariant:
+    """A variant that is ready to run.
+
+    Attributes:
+        name: As wired into the step.
+        predict: Images (B, 3, S, S) to predictions (B, A, 5 + C), as arrays.
+        precision: fp32, half or int8.
+        engine: The library that runs it.
+        image_size: S.
+        mib: Size of its file.
+        num_float_layers: Layers that could run in INT8 and do not; None for a checkpoint.
+    """
+
+    name: str
+    predict: Predictor
+    precision: str
+    engine: str
+    image_size: int
+    mib: float
+    num_float_layers: int | None
+
+
+@contextmanager
+def opened(artifacts: Mapping[str, Artifact], context: Context) -> Iterator[dict[str, OpenVariant]]:
+    """Opens every engine and checkpoint, and closes the engines again.
+
+    Raises:
+        ArtifactError: A file is damaged.
+        MachineError: An engine was built elsewhere.
+    """
+    with ExitStack() as stack:
+        yield {
+            name: _OPENERS[artifact.kind](name, artifact, context, stack)
+            for name, artifact in artifacts.items()
+        }
+
+
+def _open_engine(
+    name: str,
+    artifact: Artifact,
+    context: Context,  # noqa: ARG001
+    stack: ExitStack,
+) -> OpenVariant:
+    header = read_header(artifact.path)
+    engine = load_engine(header.engine, artifact.path)
+    stack.callback(engine.close)
+    return OpenVariant(
+        name=name,
+        predict=engine.run,
+        precision=_SHOWN[header.precision],
+        engine=header.engine,
+        image_size=header.image_size,
+        mib=_mib(artifact),
+        num_float_layers=len(float_layers(engine.layers())),
+    )
+
+
+def _open_checkpoint(
+    name: str,
+    artifact: Artifact,
+    context: Context,
+    stack: ExitStack,  # noqa: ARG001
+) -> OpenVariant:
+    checkpoint = load_checkpoint(artifact.path)
+    network = restore_detector(checkpoint).to(context.device)
+    return OpenVariant(
+        name=name,
+        predict=predictor(network, context.device),
+        precision="fp32",
+        engine="torch",
+        image_size=checkpoint.image_size,
+        mib=_mib(artifact),
+        num_float_layers=None,
+    )
+
+
+def _mib(artifact: Artifact) -> float:
+    return artifact.path.stat().st_size / 2**20
+
+
+_OPENERS: Mapping[ArtifactKind, Callable[[str, Artifact, Context, ExitStack], OpenVariant]] = {
+    ArtifactKind.ENGINE: _open_engine,
+    ArtifactKind.CHECKPOINT: _open_checkpoint,
+}

@@ -1,0 +1,169 @@
+"""From a composed configuration to a checked pipeline; the only importer of omegaconf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quantpipe.core.pipeline import Pipeline, Reference, Step
+from quantpipe.core.runner import check_pipeline
+from quantpipe.core.schema import Between, build, convert
+from quantpipe.errors import ConfigurationError, nearest
+from quantpipe.settings.data import DataSettings
+from quantpipe.settings.device import resolve_device
+from quantpipe.settings.engine import EngineSettings
+from quantpipe.settings.model import ModelSettings
+from quantpipe.stages import STAGES
+
+GROUPS: Mapping[str, Any] = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "engine": EngineSettings,
+}
+"""Root keys that steps refer to by interpolation (``${model}``), and what they hold."""
+
+_WIRING = frozenset({"stage", "inputs", "each"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootSettings:
+    """The root keys that are no group and no step."""
+
+    seed: Annotated[int, Between(0, 2**31 - 1)]
+    device: Literal["auto", "cpu", "cuda"]
+    run_dir: Path
+    cache_dir: Path
+    debug: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """A recipe: its name and its steps in order."""
+
+    name: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked run: what to do, where, and the configuration and overrides it came from."""
+
+    pipeline: Pipeline
+    settings: RootSettings
+    device: str
+    composed: Mapping[str, Any]
+    overrides: tuple[str, ...]
+
+
+def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Turns a composed configuration into a checked plan; writes nothing.
+
+    Raises:
+        QuantpipeError: one line that names the key, the value and the nearest valid one.
+    """
+    composed = _plain(config)
+    _refuse_targets(composed, "")
+    root = RootSettings.__dataclass_fields__
+    recipe = build(PipelineSettings, composed.get("pipeline"), "pipeline")
+    known = {*root, *GROUPS, "pipeline", *recipe.steps}
+    for key in composed:
+        if key not in known:
+            hint = nearest(key, known)
+            raise ConfigurationError(f"pipeline {recipe.name} has no such key", path=key, hint=hint)
+    settings = build(RootSettings, {name: composed.get(name) for name in root}, "root")
+    for name, kind in GROUPS.items():
+        convert(kind, composed.get(name), name)
+    steps = tuple(step for name in recipe.steps for step in _steps_of(name, composed, recipe))
+    pipeline = Pipeline(name=recipe.name, steps=steps)
+    device = resolve_device(settings.device)
+    check_pipeline(pipeline)
+    return Plan(
+        pipeline=pipeline,
+        settings=settings,
+        device=device,
+        composed=composed,
+        overrides=tuple(overrides),
+    )
+
+
+def to_yaml(composed: Mapping[str, Any]) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(composed)))
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        cause = (error.msg or str(error)).splitlines()[0]
+        hint = "give it a value, as in KEY=VALUE" if "Missing mandatory" in cause else None
+        raise ConfigurationError(cause, path=error.full_key or None, hint=hint) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_targets(value: Any, path: str) -> None:
+    """Nothing in a configuration names code: stages and engines come from explicit tables."""
+    items: Iterator[tuple[Any, Any]] = iter(())
+    if isinstance(value, Mapping):
+        items = iter(value.items())
+    elif isinstance(value, list):
+        items = iter(enumerate(value))
+    for key, inner in items:
+        if str(key).startswith("_") and str(key).endswith("_"):
+            raise ConfigurationError(
+                f"'{key}' is refused: a configuration cannot name code to run",
+                path=path or "root",
+                hint="remove it; a step names its stage with 'stage:'",
+            )
+        _refuse_targets(inner, f"{path}.{key}" if path else str(key))
+
+
+def _steps_of(name: str, composed: Mapping[str, Any], recipe: PipelineSettings) -> Iterator[Step]:
+    """The step called ``name``, or one step for every entry of its ``each``."""
+    values = composed.get(name)
+    if not isinstance(values, Mapping):
+        hint = nearest(name, [key for key, value in composed.items() if isinstance(value, Mapping)])
+        raise ConfigurationError(
+            f"pipeline {recipe.name} lists it, but no such step is configured", path=name, hint=hint
+        )
+    each = values.get("each")
+    if each is None:
+        yield _step(name, values)
+        return
+    if not isinstance(each, Mapping) or not each:
+        raise ConfigurationError("is not a group of variants", path=f"{name}.each")
+    base = {key: value for key, value in values.items() if key != "each"}
+    for variant, changes in each.items():
+        if not isinstance(changes, Mapping):
+            raise ConfigurationError("is not a group of settings", path=f"{name}.each.{variant}")
+        inputs = {**base.get("inputs", {}), **changes.get("inputs", {})}
+        yield _step(f"{name}.{variant}", {**base, **changes, "inputs": inputs})
+
+
+def _step(name: str, values: Mapping[str, Any]) -> Step:
+    stage = STAGES.get(str(values.get("stage")))
+    if stage is None:
+        hint = nearest(str(values.get("stage")), STAGES)
+        raise ConfigurationError(
+            f"{values.get('stage')!r} is no stage", path=f"{name}.stage", hint=hint
+        )
+    inputs = values.get("inputs") or {}
+    if not isinstance(inputs, Mapping):
+        raise ConfigurationError(f"{inputs!r} is not a group of references", path=f"{name}.inputs")
+    config = {key: value for key, value in values.items() if key not in _WIRING}
+    return Step(
+        name=name,
+        stage=stage,
+        config=build(stage.config_type, config, name),
+        inputs={
+            str(key): Reference.parse(text, f"{name}.inputs.{key}")
+            for key, text in inputs.items()
+            if text is not None
+        },
+    )

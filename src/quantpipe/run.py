@@ -1,0 +1,95 @@
+"""One run from its plan to its table: the runner, then what people look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from quantpipe.config import Plan, to_yaml
+from quantpipe.core.run_cache import RunCache
+from quantpipe.core.run_directory import RunDirectory
+from quantpipe.core.runner import Runner, run_pipeline
+from quantpipe.core.signals import StopRequest, stop_on_signals
+from quantpipe.errors import Interrupted, MachineError, QuantpipeError
+from quantpipe.files import write_atomic
+from quantpipe.presentation import present, present_sweep
+from quantpipe.progress import Progress
+from quantpipe.report.progress import watching
+from quantpipe.report.run_log import Logged
+
+
+def run_plan(plan: Plan) -> None:
+    """Runs the plan in its run directory and shows what came of it.
+
+    Raises:
+        QuantpipeError: after the status was written; what was finished is kept.
+    """
+    root = plan.settings.run_dir.absolute()
+    _writable(root, "run_dir")
+    _writable(plan.settings.cache_dir.absolute(), "cache_dir")
+    with stop_on_signals() as stop, watching(stop) as shown:
+        progress = Logged(shown, root / "run.log")
+        directory = RunDirectory(root, warn=progress.note)
+        with directory.held():
+            _run_held(plan, directory, stop, progress)
+
+
+def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress) -> None:
+    runner = Runner(
+        cache=RunCache(plan.settings.cache_dir.absolute(), warn=progress.note),
+        run_directory=directory,
+        progress=progress,
+        stop=stop,
+        seed=plan.settings.seed,
+        device=plan.device,
+    )
+    write_atomic(directory.root / "config.yaml", to_yaml(plan.composed).encode())
+    start = time.monotonic()
+    try:
+        records = run_pipeline(plan.pipeline, runner)
+        seconds = time.monotonic() - start
+        present(plan, records, directory.root, seconds, progress)
+        directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
+    except QuantpipeError as error:
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        directory.write_status(
+            state,
+            error.stage,
+            overrides=plan.overrides,
+            error=str(error),
+            exit_code=error.exit_code,
+        )
+        raise
+
+
+def report_sweep(folder: Path) -> int:
+    """Prints and writes the comparison of a sweep's jobs; returns the worst of their exit codes."""
+    jobs = sorted(
+        (path.parent for path in folder.glob("*/status.json")), key=lambda path: _number(path.name)
+    )
+    present_sweep(folder, jobs)
+    return max((_exit_code_of(job) for job in jobs), default=0)
+
+
+def _exit_code_of(job: Path) -> int:
+    status = json.loads((job / "status.json").read_bytes())
+    return int(status.get("exit_code", 0))
+
+
+def _number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (sys.maxsize, name)
+
+
+def _writable(folder: Path, setting: str) -> None:
+    """Refuses a folder that cannot be written before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MachineError(
+            f"{error.strerror}", path=folder, hint=f"choose a folder to write in with {setting}="
+        ) from error

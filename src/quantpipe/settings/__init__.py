@@ -1,0 +1,1 @@
+"""Typed counterparts of the configuration groups that several stages share."""

@@ -1,0 +1,187 @@
+"""The ``data`` group: where images and boxes come from, and what names their content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from quantpipe.core.schema import Between, identity
+from quantpipe.core.stage import Context
+from quantpipe.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from quantpipe.data.dataset import DetectionDataset
+
+Split = Literal["train", "val"]
+BadImages = Annotated[int, Between(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesSettings:
+    """A generated set of shapes on cluttered ground; the same for the same seed."""
+
+    format: Literal["shapes"]
+    num_train: Annotated[int, Between(1, 1_000_000)]
+    num_val: Annotated[int, Between(1, 1_000_000)]
+    image_size: Annotated[int, Between(64, 2048)]
+    num_classes: Annotated[int, Between(1, 5)]
+    difficulty: Annotated[float, Between(0, 1)]
+    seed: Annotated[int, Between(0, 2**31 - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSettings:
+    """A COCO data set: a root in a usual layout, or explicit folders and annotation files."""
+
+    format: Literal["coco"]
+    root: Path | None
+    train_images: Path | None
+    train_annotations: Path | None
+    val_images: Path | None
+    val_annotations: Path | None
+    max_bad_images: BadImages
+    strict: bool
+
+    def __post_init__(self) -> None:
+        explicit = {
+            name: getattr(self, name)
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations")
+        }
+        missing = [name for name, value in explicit.items() if value is None]
+        if self.root is None and missing:
+            hint = "set data.root=FOLDER, or all of " + ", ".join(
+                f"data.{name}" for name in explicit
+            )
+            raise ConfigurationError("no data set is named", path=missing[0], hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloSettings:
+    """A YOLO data set: image folders beside label folders, and optionally a data.yaml."""
+
+    format: Literal["yolo"]
+    root: Path
+    class_names: tuple[str, ...] | None
+    allow_unlabelled: bool
+    max_bad_images: BadImages
+    strict: bool
+
+
+DataSettings = ShapesSettings | CocoSettings | YoloSettings
+
+
+def check_data(settings: DataSettings) -> None:
+    """Finds what is missing without reading images.
+
+    Raises:
+        DataError: with the path that is not there.
+    """
+    if isinstance(settings, ShapesSettings):
+        return
+    named = [path for path in vars(settings).values() if isinstance(path, Path)]
+    for path in named:
+        if not path.exists():
+            raise DataError("is not there", path=path, hint="see data.root")
+    if isinstance(settings, CocoSettings):
+        for split in ("train", "val"):
+            _coco_paths(settings, split)
+
+
+def data_content(settings: DataSettings, splits: tuple[Split, ...], memo: Path) -> dict[str, str]:
+    """Digests that name the images and boxes of some splits.
+
+    Generated data needs no digest: its settings name it. Digests of unchanged images are
+    remembered in the folder ``memo``.
+
+    Raises:
+        DataError: The data set cannot be read.
+    """
+    if isinstance(settings, ShapesSettings):
+        from quantpipe.data.shapes import SHAPES_VERSION
+
+        return {"shapes": str(SHAPES_VERSION)}
+    return {
+        split: _read(settings, split).fingerprint(memo / f"images-{split}.json") for split in splits
+    }
+
+
+def open_split(settings: DataSettings, split: Split, context: Context) -> DetectionDataset:
+    """Reads one split; generated data is generated on first use."""
+    return _read(_on_disk(settings, context), split)
+
+
+def _on_disk(settings: DataSettings, context: Context) -> CocoSettings | YoloSettings:
+    if not isinstance(settings, ShapesSettings):
+        return settings
+    from quantpipe.data.shapes import SHAPES_VERSION, generate_shapes
+
+    arguments = {name: value for name, value in vars(settings).items() if name != "format"}
+    named_by = {"data": identity(settings), "version": SHAPES_VERSION}
+    folder = context.materialise(
+        named_by, lambda root: generate_shapes(root, **arguments, progress=context.progress)
+    )
+    return coco_at(folder)
+
+
+def coco_at(root: Path) -> CocoSettings:
+    """A COCO data set in the usual layout, with nothing forgiven."""
+    return CocoSettings(
+        format="coco",
+        root=root,
+        train_images=None,
+        train_annotations=None,
+        val_images=None,
+        val_annotations=None,
+        max_bad_images=0,
+        strict=True,
+    )
+
+
+@cache
+def _read(settings: CocoSettings | YoloSettings, split: Split) -> DetectionDataset:
+    """Reads a split once in a process: several steps look at the same data."""
+    if isinstance(settings, CocoSettings):
+        from quantpipe.data.coco import read_coco
+
+        images, annotations = _coco_paths(settings, split)
+        return read_coco(
+            images,
+            annotations,
+            max_bad_images=settings.max_bad_images,
+            strict=settings.strict,
+        )
+    from quantpipe.data.yolo import read_yolo
+
+    return read_yolo(
+        settings.root,
+        split,
+        class_names=settings.class_names,
+        allow_unlabelled=settings.allow_unlabelled,
+        max_bad_images=settings.max_bad_images,
+        strict=settings.strict,
+    )
+
+
+def _coco_paths(settings: CocoSettings, split: Split) -> tuple[Path, Path]:
+    from quantpipe.data.coco import find_coco_split
+
+    images = getattr(settings, f"{split}_images")
+    annotations = getattr(settings, f"{split}_annotations")
+    if images is None or annotations is None:
+        assert settings.root is not None
+        found = find_coco_split(settings.root, split)
+        images, annotations = images or found[0], annotations or found[1]
+    return images, annotations
+
+
+__all__ = [
+    "CocoSettings",
+    "DataSettings",
+    "ShapesSettings",
+    "YoloSettings",
+    "check_data",
+    "data_content",
+    "open_split",
+]

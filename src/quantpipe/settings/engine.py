@@ -1,0 +1,46 @@
+"""The ``engine`` group: which inference library, and how it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from quantpipe.core.schema import Between
+from quantpipe.engines.engine import availability, identity, require_precision
+from quantpipe.errors import ConfigurationError, MachineError
+
+EngineName = Literal["openvino", "onnxruntime", "tensorrt"]
+Precision = Literal["f32", "half", "int8"]
+FloatPrecision = Literal["f32", "half"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Settings shared by all engines of a run; see ``conf/engine``."""
+
+    name: EngineName
+    batch_sizes: Annotated[tuple[int, ...], Between(1, 1024)]
+    float_precision: FloatPrecision
+    num_threads: Annotated[int, Between(0, 1024)]
+    workspace_mib: Annotated[int, Between(16)]
+    optimization_level: Annotated[int, Between(0, 5)]
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or sorted(set(self.batch_sizes)) != list(self.batch_sizes):
+            raise ConfigurationError(
+                f"{list(self.batch_sizes)} is not an ascending list", path="batch_sizes"
+            )
+
+
+def check_engine(engine: EngineSettings, precision: Precision) -> None:
+    """Raises MachineError or ConfigurationError where the engine cannot be built here."""
+    reason = availability(engine.name)
+    if reason is not None:
+        raise MachineError(reason, path=f"engine={engine.name}")
+    require_precision(engine.name, precision)
+
+
+def engine_place(engine: EngineSettings) -> Mapping[str, str]:
+    """The library version and the hardware that an engine is tied to."""
+    return identity(engine.name)

@@ -1,0 +1,97 @@
+"""What the trainings share: the loss, the optimizer's schedule, and the augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from quantpipe.core.schema import Between, ExecutionOnly
+
+if TYPE_CHECKING:
+    from quantpipe.data.loader import Augmentation
+    from quantpipe.training.recipe import Recipe
+
+Fraction = Annotated[float, Between(0, 1)]
+Positive = Annotated[float, Between(0, open_low=True)]
+NotNegative = Annotated[float, Between(0)]
+Epochs = Annotated[int, Between(1, 10_000)]
+BatchSize = Annotated[int, Between(1, 4096)]
+Count = Annotated[int, Between(0)]
+NumWorkers = Annotated[int, Between(0, 64), ExecutionOnly()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Task-aligned assignment, varifocal and IoU loss."""
+
+    assignment_topk: Annotated[int, Between(1, 1000)]
+    assignment_alpha: NotNegative
+    assignment_beta: NotNegative
+    focal_alpha: Fraction
+    focal_gamma: NotNegative
+    classification_weight: NotNegative
+    box_weight: NotNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """SGD, its warm-up and cosine, and the moving average of the weights."""
+
+    nominal_batch: BatchSize
+    final_lr_fraction: Fraction
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NotNegative
+    warmup_epochs: NotNegative
+    warmup_steps: Count
+    warmup_max_fraction: Fraction
+    warmup_momentum: Fraction
+    warmup_bias_lr: NotNegative
+    ema_decay: Fraction
+    ema_ramp_steps: Positive
+    no_augmentation_epochs: Count
+    gradient_clip: NotNegative
+    mixed_precision: bool
+    channels_last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSettings:
+    """Probabilities (mosaic, flip) and strengths (the rest)."""
+
+    mosaic: Fraction
+    hsv_h: Fraction
+    hsv_s: Fraction
+    hsv_v: Fraction
+    translate: Fraction
+    scale: Fraction
+    flip: Fraction
+
+
+def recipe(
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    box_loss: Literal["giou", "siou"],
+    schedule: ScheduleSettings,
+    loss: LossSettings,
+) -> Recipe:
+    """The numbers of one training as the training package takes them."""
+    from quantpipe.training.recipe import Recipe
+
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        box_loss=box_loss,
+        **vars(schedule),
+        **vars(loss),
+    )
+
+
+def augmentation(settings: AugmentationSettings) -> Augmentation:
+    """The augmentation as the data package takes it."""
+    from quantpipe.data.loader import Augmentation
+
+    return Augmentation(**vars(settings))

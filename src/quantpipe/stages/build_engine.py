@@ -1,0 +1,82 @@
+"""Builds the engine that runs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
+from quantpipe.settings.engine import EngineSettings, Precision, check_engine, engine_place
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildEngineConfig:
+    """Settings of the stage; see ``conf/stage/build_engine.yaml``."""
+
+    engine: EngineSettings
+    precision: Precision
+
+
+def check(config: BuildEngineConfig) -> None:
+    """Finds a missing library, missing hardware, or a precision without kernels."""
+    check_engine(config.engine, config.precision)
+
+
+def content(config: BuildEngineConfig, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
+    """The library and the hardware."""
+    return dict(engine_place(config.engine))
+
+
+def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Builds, loads what was built, and says what its layers run in."""
+    from quantpipe.engines.engine import BuildSettings, build_engine, float_layers, load_engine
+    from quantpipe.export.onnx_graph import read_graph
+
+    engine = config.engine
+    source = inputs["onnx"].path
+    cache = inputs.get("calibration_cache")
+    shape = read_graph(source).graph.input[0].type.tensor_type.shape
+    settings = BuildSettings(
+        precision=config.precision,
+        float_precision=engine.float_precision,
+        image_size=shape.dim[-1].dim_value,
+        batch_sizes=engine.batch_sizes,
+        num_threads=engine.num_threads,
+        workspace_mib=engine.workspace_mib,
+        optimization_level=engine.optimization_level,
+        calibration_cache=None if cache is None else cache.path.read_text(),
+    )
+    context.progress.status(f"building with {engine.name}")
+    build_engine(engine.name, source, outputs["engine"], settings)
+    built = load_engine(engine.name, outputs["engine"])
+    try:
+        layers = built.layers()
+    finally:
+        built.close()
+    return {
+        "engine": engine.name,
+        "precision": config.precision,
+        "image_size": settings.image_size,
+        "mib": outputs["engine"].stat().st_size / 2**20,
+        "num_quantizable": sum(layer.quantizable for layer in layers),
+        "float_layers": [layer.name for layer in float_layers(layers)],
+        "layers": [[layer.name, layer.kind, layer.precision] for layer in layers],
+    }
+
+
+STAGE = Stage(
+    name="build_engine",
+    version=1,
+    config_type=BuildEngineConfig,
+    inputs={
+        "onnx": takes(ArtifactKind.ONNX),
+        "calibration_cache": may_take(ArtifactKind.CALIBRATION_CACHE),
+    },
+    outputs={"engine": Output(kind=ArtifactKind.ENGINE, file="model.engine")},
+    run=run,
+    check=check,
+    content=content,
+)

@@ -1,0 +1,130 @@
+"""Ranges for every operation, from unaugmented images, into the scale cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.core.schema import Between
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
+from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
+from quantpipe.settings.recipe import BatchSize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quantpipe.data.dataset import DetectionDataset
+    from quantpipe.quantization.operations import Operation
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """Settings of the stage; see ``conf/stage/calibrate.yaml``."""
+
+    data: DataSettings
+    split: Split
+    method: Literal["max", "percentile", "entropy", "mse"]
+    percentile: Annotated[float, Between(0, 100, open_low=True)]
+    weight_method: Literal["max", "mse"]
+    num_images: Annotated[int, Between(1)]
+    batch_size: BatchSize
+    implementation: Literal["quantpipe", "toolkit"]
+
+
+def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
+    """The images; the percentile names nothing where another method is used."""
+    return {"data": data_content(config.data, (config.split,), memo)}
+
+
+def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Folds BatchNorm, collects ranges, writes the deployable checkpoint and its scales."""
+    import torch
+
+    from quantpipe.assembly.images import sample
+    from quantpipe.assembly.networks import require_classes, with_weights
+    from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
+    from quantpipe.detector.network import fold_batch_norm
+    from quantpipe.quantization.graph import concat_groups, unify
+    from quantpipe.quantization.operations import find_operations
+    from quantpipe.quantization.scale_cache import build_scale_cache, save_scales
+    from quantpipe.quantization.weight_ranges import weight_scales
+
+    source = inputs["checkpoint"].path
+    trained = load_checkpoint(source)
+    dataset = open_split(config.data, config.split, context)
+    require_classes(trained, dataset.class_names, source)
+    network = restore_detector(trained)
+    network = network if trained.form == "deploy" else fold_batch_norm(network)
+    network = network.to(context.device).eval()
+    checkpoint = with_weights(trained, network, form="deploy")
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+
+    size = trained.image_size
+    example = torch.zeros(1, 3, size, size, device=context.device)
+    operations = find_operations(network, example)
+    chosen = sample(len(dataset.images), config.num_images, context.seed)
+    amax = _activation_ranges(config, network, operations, dataset, chosen, size, context)
+    cache = build_scale_cache(
+        unify(amax, concat_groups(network, example)),
+        weight_scales(network, operations, config.weight_method, progress=context.progress),
+        method=config.method,
+        weights_digest=checkpoint.weights_digest,
+        data_digest=dataset.subset(chosen).fingerprint(None),
+        preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
+    )
+    save_scales(outputs["scales"], cache)
+    return {"num_images": len(chosen), "num_operations": len(operations), "method": config.method}
+
+
+def _activation_ranges(
+    config: CalibrateConfig,
+    network: nn.Module,
+    operations: Sequence[Operation],
+    dataset: DetectionDataset,
+    chosen: Sequence[int],
+    image_size: int,
+    context: Context,
+) -> dict[str, float]:
+    from quantpipe.assembly.images import float_batches, num_batches
+    from quantpipe.quantization.calibration import collect, solve
+    from quantpipe.quantization.toolkit import toolkit_amax
+
+    batches = float_batches(
+        dataset,
+        chosen,
+        image_size=image_size,
+        batch_size=config.batch_size,
+        device=context.device,
+    )
+    total = num_batches(len(chosen), config.batch_size)
+    progress = context.progress
+    if config.implementation == "toolkit":
+        return toolkit_amax(
+            network,
+            operations,
+            batches,
+            method=config.method,
+            percentile=config.percentile,
+            progress=progress,
+            total=total,
+        )
+    statistics = collect(network, operations, batches, progress=progress, total=total)
+    return solve(statistics, config.method, percentile=config.percentile, progress=progress)
+
+
+STAGE = Stage(
+    name="calibrate",
+    version=1,
+    config_type=CalibrateConfig,
+    inputs={"checkpoint": takes(ArtifactKind.CHECKPOINT)},
+    outputs={
+        "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
+        "scales": Output(kind=ArtifactKind.SCALES, file="scales.json"),
+    },
+    run=run,
+    check=lambda config: check_data(config.data),
+    content=content,
+)

@@ -1,0 +1,233 @@
+"""Accuracy, latency and size of every variant, measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.schema import Between
+from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Outputs, Stage
+from quantpipe.files import write_json
+from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.recipe import BatchSize, Count, Fraction
+
+if TYPE_CHECKING:
+    from quantpipe.assembly.variants import OpenVariant
+    from quantpipe.data.dataset import DetectionDataset
+    from quantpipe.engines.benchmark import Latency
+    from quantpipe.evaluation.accuracy import ImageDetections, Predictor, Suppression
+    from quantpipe.evaluation.coco_map import MapResult
+
+_PARITY = "parity_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of the stage; see ``conf/stage/evaluate.yaml``."""
+
+    data: DataSettings
+    confidence: Fraction
+    iou: Fraction
+    max_detections: Annotated[int, Between(1, 10_000)]
+    accuracy_batch: BatchSize
+    latency_batches: Annotated[tuple[int, ...], Between(1, 1024)]
+    num_warmup: Count
+    num_runs: Annotated[int, Between(1)]
+    num_parity_images: Annotated[int, Between(1)]
+    num_examples: Annotated[int, Between(0, 50)]
+
+
+def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
+    """The images, and the machine whose speed is measured."""
+    from quantpipe.engines.hardware import processor
+
+    return {"data": data_content(config.data, ("val",), memo), "hardware": processor()}
+
+
+def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Measures every variant; inputs named ``parity_<variant>`` are the graphs they came from."""
+    from quantpipe.assembly.variants import opened
+
+    dataset = open_split(config.data, "val", context)
+    graphs = {n.removeprefix(_PARITY): a for n, a in inputs.items() if n.startswith(_PARITY)}
+    artifacts = {n: a for n, a in inputs.items() if not n.startswith(_PARITY)}
+    with opened(artifacts, context) as variants:
+        accuracy = {n: _accuracy(config, v, dataset, context) for n, v in variants.items()}
+        parity = {
+            name: _parity(config, variants[name], graph, accuracy[name][1], dataset, context)
+            for name, graph in graphs.items()
+        }
+        latency = _latency(config, variants, context)
+    measured = [
+        _measurement(variant, accuracy[name][0], latency[name], parity.get(name))
+        for name, variant in variants.items()
+    ]
+    write_json(outputs["metrics"], {"variants": measured})
+    detections = {name: found for name, (_, found) in accuracy.items()}
+    write_json(outputs["examples"], _examples(config.num_examples, dataset, detections))
+    return {"variants": measured}
+
+
+def _accuracy(
+    config: EvaluateConfig, variant: OpenVariant, dataset: DetectionDataset, context: Context
+) -> tuple[MapResult, list[ImageDetections]]:
+    from quantpipe.assembly.images import measure
+
+    return measure(
+        variant.predict,
+        dataset,
+        image_size=variant.image_size,
+        batch_size=config.accuracy_batch,
+        progress=context.progress,
+        description=f"{context.step}: {variant.name}",
+        suppression=_suppression(config),
+        by_size=True,
+    )
+
+
+def _suppression(config: EvaluateConfig) -> Suppression:
+    from quantpipe.evaluation.accuracy import Suppression
+
+    return Suppression(
+        confidence=config.confidence,
+        iou=config.iou,
+        max_detections=config.max_detections,
+        multi_label=True,
+    )
+
+
+def _parity(
+    config: EvaluateConfig,
+    variant: OpenVariant,
+    graph: Artifact,
+    found: Sequence[ImageDetections],
+    dataset: DetectionDataset,
+    context: Context,
+) -> dict[str, float]:
+    """The engine against its own graph, run as written: raw outputs, and mAP on the same images."""
+    import numpy as np
+
+    from quantpipe.assembly.images import float_batches, measure
+    from quantpipe.evaluation.accuracy import score
+    from quantpipe.export.verify import compare, unoptimised
+
+    few = dataset.subset(range(min(config.num_parity_images, len(dataset.images))))
+    as_written: Predictor = unoptimised(graph.path)
+    size, batch = variant.image_size, config.accuracy_batch
+    result, _ = measure(
+        as_written,
+        few,
+        image_size=size,
+        batch_size=batch,
+        progress=context.progress,
+        description=f"{context.step}: {variant.name} as written",
+        suppression=_suppression(config),
+    )
+    differences = [
+        compare(as_written(images.numpy()), variant.predict(images.numpy())).max_abs
+        for images in float_batches(
+            few, range(min(2, len(few.images))), image_size=size, batch_size=batch, device="cpu"
+        )
+    ]
+    same = score(found[: len(few.images)], few.coco_ground_truth(), few.category_ids, by_size=False)
+    return {"max_abs": float(np.max(differences)), "map_delta": same.map - result.map}
+
+
+def _latency(
+    config: EvaluateConfig, variants: Mapping[str, OpenVariant], context: Context
+) -> dict[str, dict[int, Latency]]:
+    """All variants in turn at each batch size, so that a busy moment hits all of them."""
+    import numpy as np
+
+    from quantpipe.engines.benchmark import measure_latency
+
+    timed: dict[str, dict[int, Latency]] = {name: {} for name in variants}
+    rng = np.random.default_rng(context.seed)
+    for batch in config.latency_batches:
+        runs = {}
+        for name, variant in variants.items():
+            shape = (batch, 3, variant.image_size, variant.image_size)
+            images = rng.random(shape, dtype=np.float32)
+            runs[name] = lambda predict=variant.predict, images=images: predict(images)
+        found = measure_latency(
+            runs,
+            num_warmup=config.num_warmup,
+            num_runs=config.num_runs,
+            progress=context.progress,
+        )
+        for name, latency in found.items():
+            timed[name][batch] = latency
+    return timed
+
+
+def _measurement(
+    variant: OpenVariant,
+    accuracy: MapResult,
+    latency: Mapping[int, Latency],
+    parity: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "precision": variant.precision,
+        "engine": variant.engine,
+        "image_size": variant.image_size,
+        "map": accuracy.map,
+        "map50": accuracy.map50,
+        "per_class": dict(accuracy.per_class),
+        "latency": {
+            str(batch): {"p50": times.p50, "p95": times.p95, "p99": times.p99}
+            for batch, times in latency.items()
+        },
+        "size_mb": variant.mib,
+        "float_layers": variant.num_float_layers,
+        "parity": None if parity is None else dict(parity),
+    }
+
+
+def _examples(
+    count: int, dataset: DetectionDataset, detections: Mapping[str, Sequence[ImageDetections]]
+) -> dict[str, Any]:
+    """A few images with each variant's detections drawn on them."""
+    from quantpipe.data.images import read_image
+    from quantpipe.report.pictures import detection_picture
+
+    busiest = sorted(range(len(dataset.images)), key=lambda i: -len(dataset.images[i].boxes))
+    chosen = sorted(busiest[: count * 4 : 4])
+    return {
+        "images": [
+            {
+                "name": dataset.images[index].path.name,
+                "pictures": {
+                    name: detection_picture(
+                        read_image(dataset.images[index].path),
+                        found[index].boxes,
+                        found[index].scores,
+                        found[index].labels,
+                        dataset.class_names,
+                    )
+                    for name, found in detections.items()
+                },
+            }
+            for index in chosen
+        ]
+    }
+
+
+_MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT, ArtifactKind.ONNX})
+
+STAGE = Stage(
+    name="evaluate",
+    version=1,
+    config_type=EvaluateConfig,
+    any_inputs=Input(kinds=_MEASURABLE),
+    outputs={
+        "metrics": Output(kind=ArtifactKind.METRICS, file="metrics.json"),
+        "examples": Output(kind=ArtifactKind.EXAMPLES, file="examples.json"),
+    },
+    run=run,
+    check=lambda config: check_data(config.data),
+    content=content,
+)

@@ -1,0 +1,162 @@
+"""The ONNX graph of a network: float, FP16, or with the Q/DQ pairs of its scale cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.core.schema import Between
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
+from quantpipe.errors import ConfigurationError
+from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.recipe import Positive
+
+if TYPE_CHECKING:
+    from quantpipe.assembly.networks import Loaded
+
+_OPSET_WITH_HALF_SCALES = 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Largest differences of boxes (pixels) and scores that pass."""
+
+    box_max_abs: Positive
+    box_mean_abs: Positive
+    score_max_abs: Positive
+    score_mean_abs: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToleranceSettings:
+    """Limits by the arithmetic of the graph."""
+
+    float32: Limits
+    half: Limits
+    int8: Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of the stage; see ``conf/stage/export.yaml``."""
+
+    target: Literal["openvino", "onnxruntime", "tensorrt"]
+    batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
+    opset: Annotated[int, Between(17, 23)]
+    half: bool
+    simplify: bool
+    verify_images: Annotated[int, Between(1, 64)]
+    tolerance: ToleranceSettings
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        if self.half and self.opset < _OPSET_WITH_HALF_SCALES:
+            raise ConfigurationError(
+                f"{self.opset} has no FP16 scales",
+                path="opset",
+                hint=f"give {_OPSET_WITH_HALF_SCALES} or more, or half=false",
+            )
+
+
+def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
+    """The images that the graph is verified on, and the libraries that write it."""
+    from importlib.metadata import version
+
+    libraries = {name: version(name) for name in ("torch", "onnx", "onnxsim")}
+    return {"data": data_content(config.data, ("val",), memo), "libraries": libraries}
+
+
+def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Traces the float network, places Q/DQ, simplifies, and verifies before it is published."""
+    from quantpipe.assembly.networks import load_inputs
+    from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
+
+    loaded = load_inputs(inputs, "cpu")
+    path = outputs["onnx"]
+    export_float(
+        loaded.network,
+        path,
+        image_size=loaded.checkpoint.image_size,
+        batch=config.batch,
+        opset=config.opset,
+    )
+    traced = read_graph(path)
+    if loaded.scales is not None and config.target == "tensorrt":
+        _write_calibration_cache(traced, loaded, outputs["calibration_cache"])
+    write_graph(path, _edited(config, traced, loaded))
+    parity = _verify(config, path, loaded, context)
+    return {"parity": vars(parity), "mib": path.stat().st_size / 2**20}
+
+
+def _edited(config: ExportConfig, graph: Any, loaded: Loaded) -> Any:
+    from quantpipe.export.half import to_half
+    from quantpipe.export.qdq import insert_qdq
+    from quantpipe.export.simplify import simplify
+
+    if loaded.scales is not None:
+        graph = insert_qdq(graph, loaded.scales, loaded.plan, config.target)
+    if config.half:
+        graph = to_half(graph)
+    return simplify(graph) if config.simplify else graph
+
+
+def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
+    """The ranges as TensorRT 10 and older take them beside a float graph."""
+    from quantpipe.export.calibration_cache import (
+        CalibrationCache,
+        activation_ranges,
+        write_calibration_cache,
+    )
+
+    assert loaded.scales is not None
+    ranges = activation_ranges(graph, loaded.scales, loaded.plan)
+    cache = CalibrationCache(version=8601, algorithm="EntropyCalibration2", amax=ranges)
+    write_calibration_cache(path, cache)
+
+
+def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) -> Any:
+    import numpy as np
+
+    from quantpipe.assembly.images import float_batches, predictor, sample
+    from quantpipe.export.verify import Tolerance, verify_against
+
+    dataset = open_split(config.data, "val", context)
+    count = config.batch if isinstance(config.batch, int) else config.verify_images
+    chosen = sample(len(dataset.images), count, context.seed)
+    # A fixed batch may be larger than the data set.
+    chosen = tuple(np.resize(chosen, count).tolist())
+    (images,) = float_batches(
+        dataset,
+        chosen,
+        image_size=loaded.checkpoint.image_size,
+        batch_size=count,
+        device="cpu",
+    )
+    kind = "half" if config.half else "float32"
+    limits = config.tolerance.int8 if loaded.scales is not None else getattr(config.tolerance, kind)
+    reference = predictor(loaded.quantized, "cpu")
+    return verify_against(reference, path, images.numpy(), Tolerance(**vars(limits)))
+
+
+STAGE = Stage(
+    name="export",
+    version=1,
+    config_type=ExportConfig,
+    inputs={
+        "checkpoint": takes(ArtifactKind.CHECKPOINT),
+        "scales": may_take(ArtifactKind.SCALES),
+        "plan": may_take(ArtifactKind.PLAN),
+    },
+    outputs={
+        "onnx": Output(kind=ArtifactKind.ONNX, file="model.onnx"),
+        "calibration_cache": Output(
+            kind=ArtifactKind.CALIBRATION_CACHE, file="calibration.cache", required=False
+        ),
+    },
+    run=run,
+    check=lambda config: check_data(config.data),
+    content=content,
+)

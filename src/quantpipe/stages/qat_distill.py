@@ -1,0 +1,178 @@
+"""Quantization-aware fine-tuning of a calibrated network, taught by the float one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.core.schema import Between
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
+from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.recipe import (
+    AugmentationSettings,
+    BatchSize,
+    Count,
+    Epochs,
+    LossSettings,
+    NotNegative,
+    NumWorkers,
+    Positive,
+    ScheduleSettings,
+    augmentation,
+    recipe,
+)
+
+if TYPE_CHECKING:
+    from quantpipe.assembly.networks import Loaded
+    from quantpipe.detector.checkpoint import Checkpoint
+    from quantpipe.training.loop import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """Weights and temperatures; all weights fall with the epochs by a half cosine."""
+
+    class_weight: NotNegative
+    class_temperature: Positive
+    feature_weight: NotNegative
+    feature_temperature: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatDistillConfig:
+    """Settings of the stage; see ``conf/stage/qat_distill.yaml``."""
+
+    data: DataSettings
+    epochs: Epochs
+    batch_size: BatchSize
+    lr: Positive
+    weight_ranges: Literal["fixed", "current"]
+    box_loss: Literal["giou", "siou"]
+    distillation: DistillationSettings
+    schedule: ScheduleSettings
+    loss: LossSettings
+    augmentation: AugmentationSettings
+    validate_every: Annotated[int, Between(1)]
+    save_every: Annotated[int, Between(1)]
+    num_workers: NumWorkers
+    cache_mib: Count
+
+
+def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
+    """The images."""
+    return {"data": data_content(config.data, ("train", "val"), memo)}
+
+
+def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Trains the fake-quantized student and writes its weights and ranges."""
+    from quantpipe.assembly.images import provenance
+    from quantpipe.assembly.networks import load_inputs, with_weights
+    from quantpipe.detector.checkpoint import load_checkpoint, save_checkpoint
+    from quantpipe.files import write_json
+    from quantpipe.quantization.fake_quantize import quantize
+    from quantpipe.quantization.scale_cache import save_scales
+    from quantpipe.quantization.trained_ranges import scales_after_training
+
+    loaded = load_inputs(inputs, context.device)
+    assert loaded.scales is not None
+    teacher = load_checkpoint(inputs["teacher"].path)
+    student = quantize(
+        loaded.network, loaded.scales, loaded.plan, weight_ranges=config.weight_ranges
+    )
+    result = _fit(config, student, loaded, teacher, inputs, context)
+
+    student.load_state_dict(result.best_weights)
+    network = loaded.network
+    network.load_state_dict(result.best_weights)
+    trained = with_weights(
+        loaded.checkpoint,
+        network,
+        provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
+    )
+    save_checkpoint(outputs["checkpoint"], trained)
+    scales = scales_after_training(loaded.scales, student, weights_digest=trained.weights_digest)
+    save_scales(outputs["scales"], scales)
+    write_json(outputs["history"], {"qat": result.history})
+    return {"map": result.best_score, "best_epoch": result.best_epoch}
+
+
+def _fit(
+    config: QatDistillConfig,
+    student: Any,
+    loaded: Loaded,
+    teacher: Checkpoint,
+    inputs: Inputs,
+    context: Context,
+) -> TrainResult:
+    import torch
+
+    from quantpipe.assembly.networks import require_classes
+    from quantpipe.assembly.training import batch_source, validator
+    from quantpipe.detector.checkpoint import restore_detector
+    from quantpipe.training.distillation import distillation_loss
+    from quantpipe.training.loop import train
+
+    dataset = open_split(config.data, "train", context)
+    held_out = open_split(config.data, "val", context)
+    require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
+    require_classes(teacher, dataset.class_names, inputs["teacher"].path)
+    size = loaded.checkpoint.image_size
+    source, num_batches = batch_source(
+        dataset,
+        image_size=size,
+        batch_size=config.batch_size,
+        seed=context.seed,
+        augmentation=augmentation(config.augmentation),
+        num_workers=config.num_workers,
+        cache_mib=config.cache_mib,
+    )
+    return train(
+        student,
+        source,
+        recipe(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            box_loss=config.box_loss,
+            schedule=config.schedule,
+            loss=config.loss,
+        ),
+        num_batches=num_batches,
+        device=torch.device(context.device),
+        gradient_masks=None,
+        extra_loss=distillation_loss(
+            restore_detector(teacher).to(context.device),
+            epochs=config.epochs,
+            **vars(config.distillation),
+        ),
+        validate=validator(held_out, size, context),
+        validate_every=config.validate_every,
+        save_every=config.save_every,
+        progress_folder=context.progress_folder,
+        progress=context.progress,
+        description=context.step,
+    )
+
+
+STAGE = Stage(
+    name="qat_distill",
+    version=1,
+    config_type=QatDistillConfig,
+    inputs={
+        "checkpoint": takes(ArtifactKind.CHECKPOINT),
+        "scales": takes(ArtifactKind.SCALES),
+        "plan": may_take(ArtifactKind.PLAN),
+        "teacher": takes(ArtifactKind.CHECKPOINT),
+    },
+    outputs={
+        "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
+        "scales": Output(kind=ArtifactKind.SCALES, file="scales.json"),
+        "history": Output(kind=ArtifactKind.HISTORY, file="history.json"),
+    },
+    run=run,
+    check=lambda config: check_data(config.data),
+    content=content,
+)

@@ -1,0 +1,252 @@
+"""Hyper-search of RepOptimizer's scales, then the RepOptimizer training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.core.schema import Between
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage
+from quantpipe.errors import ArtifactError
+from quantpipe.files import sha256_file, write_json
+from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.model import ModelSettings, architecture
+from quantpipe.settings.recipe import (
+    AugmentationSettings,
+    BatchSize,
+    Count,
+    Epochs,
+    LossSettings,
+    NumWorkers,
+    Positive,
+    ScheduleSettings,
+    augmentation,
+    recipe,
+)
+
+if TYPE_CHECKING:
+    from quantpipe.data.dataset import DetectionDataset
+    from quantpipe.detector.network import Detector
+    from quantpipe.training.loop import TrainResult
+    from quantpipe.training.rep_optimizer import Scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """The hyper-search: the same schedule as the training, its own length and rate."""
+
+    epochs: Epochs
+    lr: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRepoptConfig:
+    """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
+
+    data: DataSettings
+    model: ModelSettings
+    checkpoint: Path | None
+    scales: Path | None
+    epochs: Epochs
+    batch_size: BatchSize
+    lr: Positive
+    search: SearchSettings
+    schedule: ScheduleSettings
+    loss: LossSettings
+    augmentation: AugmentationSettings
+    validate_every: Annotated[int, Between(1)]
+    save_every: Annotated[int, Between(1)]
+    num_workers: NumWorkers
+    cache_mib: Count
+
+
+def check(config: TrainRepoptConfig) -> None:
+    """Finds missing files."""
+    check_data(config.data)
+    for name in ("checkpoint", "scales"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise ArtifactError("is not there", path=path, hint=f"see train_repopt.{name}")
+
+
+def content(config: TrainRepoptConfig, memo: Path) -> Mapping[str, Any]:
+    """The data and the files that the configuration names."""
+    named: dict[str, Any] = {"data": data_content(config.data, ("train", "val"), memo)}
+    for name in ("checkpoint", "scales"):
+        path = getattr(config, name)
+        named[name] = None if path is None else sha256_file(path)
+    return named
+
+
+def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:  # noqa: ARG001
+    """Trains, or takes the checkpoint it is given."""
+    if config.checkpoint is not None:
+        return _take(config, config.checkpoint, outputs, context)
+    return _train(config, outputs, context)
+
+
+def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Context) -> Metrics:
+    from quantpipe.assembly.networks import require_classes
+    from quantpipe.detector.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(given)
+    names = open_split(config.data, "val", context).class_names
+    require_classes(checkpoint, names, given)
+    wanted = architecture(config.model, num_classes=len(names))
+    if checkpoint.architecture != wanted:
+        raise ArtifactError(
+            f"the checkpoint is of model {checkpoint.architecture.name}, not {wanted.name}",
+            path=given,
+            hint=f"set model={checkpoint.architecture.name}",
+        )
+    shutil.copyfile(given, outputs["checkpoint"])
+    return {"trained": False}
+
+
+def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
+    from quantpipe.assembly.images import note_counts, provenance
+    from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+    from quantpipe.detector.network import build_detector
+    from quantpipe.training.rep_optimizer import (
+        gradient_masks,
+        initialise_from_scales,
+        save_scales,
+    )
+
+    dataset = open_split(config.data, "train", context)
+    held_out = open_split(config.data, "val", context)
+    note_counts(dataset, context)
+    note_counts(held_out, context)
+    shape = architecture(config.model, num_classes=len(dataset.class_names))
+    scales, search_history = _scales(config, dataset, shape, context)
+    save_scales(outputs["rep_scales"], scales)
+
+    detector = build_detector(shape, "repopt", seed=context.seed)
+    initialise_from_scales(detector, scales, seed=context.seed)
+    result = _fit(
+        detector,
+        config,
+        dataset,
+        context,
+        name="train",
+        epochs=config.epochs,
+        lr=config.lr,
+        masks=gradient_masks(detector, scales),
+        held_out=held_out,
+    )
+    checkpoint = Checkpoint(
+        architecture=shape,
+        form="repopt",
+        class_names=dataset.class_names,
+        image_size=config.model.image_size,
+        tensors=result.best_weights,
+        precision_plan=None,
+        provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
+    )
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+    write_json(outputs["history"], {"search": search_history, "train": result.history})
+    return {
+        "trained": True,
+        "map": result.best_score,
+        "best_epoch": result.best_epoch,
+        "num_train_images": len(dataset.images),
+    }
+
+
+def _scales(
+    config: TrainRepoptConfig, dataset: DetectionDataset, shape: Any, context: Context
+) -> tuple[Scales, list[dict[str, float]]]:
+    """The scales of the file that is given, or those of a search."""
+    from quantpipe.detector.network import build_detector
+    from quantpipe.training.rep_optimizer import extract_scales, load_scales
+
+    if config.scales is not None:
+        return load_scales(config.scales), []
+    detector = build_detector(shape, "linear_add", seed=context.seed)
+    found = _fit(
+        detector,
+        config,
+        dataset,
+        context,
+        name="search",
+        epochs=config.search.epochs,
+        lr=config.search.lr,
+        masks=None,
+        held_out=None,
+    )
+    detector.load_state_dict(found.weights)
+    return extract_scales(detector), found.history
+
+
+def _fit(
+    detector: Detector,
+    config: TrainRepoptConfig,
+    dataset: DetectionDataset,
+    context: Context,
+    *,
+    name: str,
+    epochs: int,
+    lr: float,
+    masks: Mapping[str, Any] | None,
+    held_out: DetectionDataset | None,
+) -> TrainResult:
+    import torch
+
+    from quantpipe.assembly.training import batch_source, validator
+    from quantpipe.training.loop import train
+
+    numbers = recipe(
+        epochs=epochs,
+        batch_size=config.batch_size,
+        lr=lr,
+        box_loss=config.model.iou_loss,
+        schedule=config.schedule,
+        loss=config.loss,
+    )
+    source, num_batches = batch_source(
+        dataset,
+        image_size=config.model.image_size,
+        batch_size=config.batch_size,
+        seed=context.seed,
+        augmentation=augmentation(config.augmentation),
+        num_workers=config.num_workers,
+        cache_mib=config.cache_mib,
+    )
+    return train(
+        detector,
+        source,
+        numbers,
+        num_batches=num_batches,
+        device=torch.device(context.device),
+        gradient_masks=masks,
+        extra_loss=None,
+        validate=None
+        if held_out is None
+        else validator(held_out, config.model.image_size, context),
+        validate_every=config.validate_every,
+        save_every=config.save_every,
+        progress_folder=context.progress_folder / name,
+        progress=context.progress,
+        description=f"{context.step}: {name}",
+    )
+
+
+STAGE = Stage(
+    name="train_repopt",
+    version=1,
+    config_type=TrainRepoptConfig,
+    outputs={
+        "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
+        "rep_scales": Output(
+            kind=ArtifactKind.REP_SCALES, file="rep_scales.safetensors", required=False
+        ),
+        "history": Output(kind=ArtifactKind.HISTORY, file="history.json", required=False),
+    },
+    run=run,
+    check=check,
+    content=content,
+)
