@@ -1,0 +1,1 @@
+"""Fake quantization, calibration, the scale cache, sensitivity and the precision plan."""

@@ -1,0 +1,174 @@
+"""Activation ranges from calibration images: one pass gathers what every method needs."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from quantpipe.errors import ConfigurationError, DataError, Interrupted, NumericalError, nearest
+from quantpipe.progress import Progress
+from quantpipe.quantization.histogram import Histogram
+from quantpipe.quantization.operations import Operation, watch_inputs
+from quantpipe.quantization.range_search import (
+    entropy_range,
+    percentile_range,
+    squared_error_range,
+)
+from quantpipe.quantization.scale_cache import FLOOR_AMAX, is_dead
+
+CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What one pass over the calibration images saw.
+
+    Attributes:
+        histograms: Of each operation's input; operations that read the same tensor share one.
+        num_images: How many images were seen.
+    """
+
+    histograms: Mapping[str, Histogram]
+    num_images: int
+
+
+def collect(
+    network: nn.Module,
+    operations: Sequence[Operation],
+    batches: Iterable[Tensor],
+    *,
+    progress: Progress,
+    total: int | None = None,
+) -> Statistics:
+    """Runs every batch once and counts the inputs of every operation.
+
+    Args:
+        network: Float, in evaluation mode, on the device of the batches.
+        operations: From :func:`~quantpipe.quantization.operations.find_operations`.
+        batches: (B, 3, H, W) float images, RGB 0..1, not augmented.
+        progress: Shows the batches.
+        total: The number of batches, where known.
+
+    Raises:
+        NumericalError: An operation read a NaN or an infinity; names it and the image.
+        DataError: There is no image.
+    """
+    by_reads: dict[tuple[int, ...], Histogram] = {}
+    histograms = {o.name: by_reads.setdefault(o.reads, Histogram()) for o in operations}
+    first_readers = {id(h): name for name, h in reversed(histograms.items())}
+
+    def observe(name: str, values: Tensor) -> None:
+        if name in histograms and first_readers[id(histograms[name])] == name:
+            histograms[name].add(values)
+
+    num_images = run_calibration(network, batches, observe, progress=progress, total=total)
+    return Statistics(histograms=histograms, num_images=num_images)
+
+
+def run_calibration(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    observe: Callable[[str, Tensor], None],
+    *,
+    progress: Progress,
+    total: int | None,
+) -> int:
+    """Shows ``observe`` every operation's inputs, checked to be finite; returns the image count."""
+    assert not network.training
+    num_images = 0
+
+    def checked(name: str, values: Tensor) -> None:
+        _require_finite(name, values, num_images)
+        observe(name, values)
+
+    with watch_inputs(network, checked), torch.no_grad():
+        for images in progress.track(batches, "calibrating", total=total):
+            network(images)
+            num_images += len(images)
+            if progress.should_stop():
+                raise Interrupted(signal.SIGTERM)
+    if num_images == 0:
+        raise DataError("there is no image to calibrate with")
+    return num_images
+
+
+def _require_finite(name: str, values: Tensor, first_image: int) -> None:
+    # The extremes of a tensor are finite only where all of it is, and cost no copy.
+    low, high = torch.aminmax(values.detach())
+    if math.isfinite(low) and math.isfinite(high):
+        return
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    image = first_image + int((~finite).nonzero()[0])
+    raise NumericalError(
+        f"calibration image {image} gives a NaN or an infinity at the input of operation '{name}'",
+        hint="check this image and the weights before the operation",
+    )
+
+
+def solve(
+    statistics: Statistics,
+    method: CalibrationMethod,
+    *,
+    percentile: float | None = None,
+    progress: Progress,
+) -> dict[str, float]:
+    """Returns the amax of each operation's input.
+
+    Args:
+        statistics: From :func:`collect`.
+        method: ``max``: the largest magnitude; ``percentile``: clips what lies beyond it;
+            ``entropy``: least KL divergence; ``mse``: least squared error.
+        percentile: In (0, 100], for ``percentile`` alone.
+        progress: Told of inputs that were zero everywhere; they get a small range.
+
+    Raises:
+        ConfigurationError: For another method or percentile.
+    """
+    check_method(method, percentile)
+    solved: dict[int, float] = {}
+    for histogram in statistics.histograms.values():
+        if id(histogram) not in solved:
+            solved[id(histogram)] = _amax(histogram, method, percentile)
+    amax = {name: solved[id(h)] for name, h in statistics.histograms.items()}
+    return floor_dead(amax, progress)
+
+
+def check_method(method: str, percentile: float | None) -> None:
+    """Refuses an unknown method, and a percentile that is none.
+
+    Raises:
+        ConfigurationError: Names the value and what is valid.
+    """
+    if method not in get_args(CalibrationMethod):
+        raise ConfigurationError(
+            f"unknown calibration method '{method}'",
+            hint=nearest(method, get_args(CalibrationMethod)),
+        )
+    if method == "percentile" and (percentile is None or not 0.0 < percentile <= 100.0):
+        raise ConfigurationError(
+            f"percentile is {percentile}", hint="give a number above 0 and up to 100"
+        )
+
+
+def floor_dead(amax: Mapping[str, float], progress: Progress) -> dict[str, float]:
+    """Returns ``amax`` with a small range in place of zeros, and notes which they were."""
+    dead = [name for name, value in amax.items() if is_dead(value)]
+    if dead:
+        progress.note(f"zero on every calibration image: input of {', '.join(dead)}")
+    return {name: FLOOR_AMAX if is_dead(value) else value for name, value in amax.items()}
+
+
+def _amax(histogram: Histogram, method: CalibrationMethod, percentile: float | None) -> float:
+    if method == "max" or is_dead(histogram.amax):
+        return histogram.amax
+    if method == "percentile":
+        # check_method has refused None.
+        return histogram.width * percentile_range(histogram.counts, cast(float, percentile))
+    search = {"entropy": entropy_range, "mse": squared_error_range}[method]
+    return histogram.width * search(histogram.counts)

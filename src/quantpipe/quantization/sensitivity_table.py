@@ -1,0 +1,211 @@
+"""The sensitivity table: what quantizing each operation alone does, harmless ones first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from quantpipe.errors import ArtifactError
+from quantpipe.files import write_atomic, write_json
+from quantpipe.quantization.json_reader import expect, read_document
+
+FORMAT = "quantpipe-sensitivity"
+VERSION = 1
+
+SensitivityMethod = Literal["map", "output", "gradient"]
+
+
+class Accuracy(NamedTuple):
+    """Average precision, 0..1: at IoU 0.50, and the mean over 0.50:0.95."""
+
+    map50: float
+    map: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityRow:
+    """One operation.
+
+    Attributes:
+        name: The operation.
+        score: ``map``: mAP 50:95 with this operation alone quantized, larger is harmless;
+            ``output``, ``gradient``: estimated damage, smaller is harmless.
+        standard_error: Of the score over the images, where the method gives one.
+        map50: With this operation alone quantized.
+        map: Likewise.
+        drop: Of mAP 50:95 against the float network.
+    """
+
+    name: str
+    score: float
+    standard_error: float | None = None
+    map50: float | None = None
+    map: float | None = None
+    drop: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityTable:
+    """All operations, from harmless to harmful.
+
+    Attributes:
+        method: How they were scored.
+        rows: In order; ties stay in execution order.
+        baseline: mAP 50:95 of the float network, for ``map``.
+        weights_digest: Of the weights that were scored; None where a file did not say.
+    """
+
+    method: SensitivityMethod
+    rows: tuple[SensitivityRow, ...]
+    baseline: float | None
+    weights_digest: str | None
+
+    def require_weights(self, digest: str, *, path: Path | None = None) -> None:
+        """Refuses weights other than those that were scored; a table that names none passes.
+
+        Raises:
+            ArtifactError: Names both digests.
+        """
+        if self.weights_digest not in (None, digest):
+            raise ArtifactError(
+                f"this sensitivity table belongs to weights {self.weights_digest}, not to {digest}",
+                path=path,
+                hint="rank the operations of these weights",
+            )
+
+
+def sorted_table(
+    method: SensitivityMethod,
+    rows: Iterable[SensitivityRow],
+    *,
+    baseline: float | None,
+    weights_digest: str | None,
+) -> SensitivityTable:
+    """Sorts rows given in execution order from harmless to harmful, stably.
+
+    ``map`` by mAP 50:95 descending, the others by damage ascending.
+    """
+    sign = -1.0 if method == "map" else 1.0
+    ordered = tuple(sorted(rows, key=lambda row: sign * row.score))
+    return SensitivityTable(
+        method=method, rows=ordered, baseline=baseline, weights_digest=weights_digest
+    )
+
+
+def save_table(path: Path, table: SensitivityTable) -> None:
+    """Writes the table as JSON, whole or not at all, with all digits."""
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": table.method,
+        "baseline": table.baseline,
+        "weights_digest": table.weights_digest,
+        "rows": [asdict(row) for row in table.rows],
+    }
+    write_json(path, document)
+
+
+def load_table(path: Path) -> SensitivityTable:
+    """Reads a table written by :func:`save_table`.
+
+    Raises:
+        ArtifactError: The file is damaged, of another version, or out of order.
+    """
+    document = read_document(path, FORMAT, VERSION)
+    try:
+        method = expect(document, "method", str)
+        if method not in get_args(SensitivityMethod):
+            raise ArtifactError(f"unknown sensitivity method '{method}'")
+        rows = [_row(item) for item in expect(document, "rows", list)]
+        table = sorted_table(
+            method,
+            rows,
+            baseline=_optional(document, "baseline", float),
+            weights_digest=_optional(document, "weights_digest", str),
+        )
+        _require_sound(table, rows)
+    except ArtifactError as error:
+        raise ArtifactError(error.cause, path=path, hint="rank the operations again") from error
+    return table
+
+
+def write_published_text(path: Path, table: SensitivityTable) -> None:
+    """Writes ``name mAP50 mAP50:95`` lines, as YOLOv6 publishes its tables.
+
+    Raises:
+        ArtifactError: The table holds no mAP.
+    """
+    lines = []
+    for row in table.rows:
+        if row.map50 is None or row.map is None:
+            raise ArtifactError(f"method '{table.method}' measures no mAP to write", path=path)
+        lines.append(f"{row.name} {row.map50!r} {row.map!r}\n")
+    write_atomic(path, "".join(lines).encode())
+
+
+def read_published_text(path: Path) -> SensitivityTable:
+    """Reads ``name mAP50 mAP50:95`` lines in any order; such a file names no weights.
+
+    Raises:
+        ArtifactError: A line is something else, or a name comes twice.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError("is not text", path=path) from error
+    rows = [
+        _published_row(path, number, line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    table = sorted_table("map", rows, baseline=None, weights_digest=None)
+    try:
+        _require_sound(table, list(table.rows))
+    except ArtifactError as error:
+        raise ArtifactError(error.cause, path=path) from error
+    return table
+
+
+def _published_row(path: Path, number: int, line: str) -> SensitivityRow:
+    fields = line.split()
+    try:
+        name, map50, map50_95 = fields[0], float(fields[1]), float(fields[2])
+    except (IndexError, ValueError):
+        fields = []
+    if len(fields) != 3:
+        raise ArtifactError(
+            f"line {number} is '{line[:60]}'", path=path, hint="expected: name mAP50 mAP50:95"
+        )
+    return SensitivityRow(name=name, score=map50_95, map50=map50, map=map50_95)
+
+
+def _row(item: Any) -> SensitivityRow:
+    return SensitivityRow(
+        name=expect(item, "name", str),
+        score=expect(item, "score", float),
+        standard_error=_optional(item, "standard_error", float),
+        map50=_optional(item, "map50", float),
+        map=_optional(item, "map", float),
+        drop=_optional(item, "drop", float),
+    )
+
+
+def _optional(item: Any, key: str, kind: type[Any]) -> Any:
+    missing = isinstance(item, dict) and item.get(key) is None
+    return None if missing else expect(item, key, kind)
+
+
+def _require_sound(table: SensitivityTable, rows: list[SensitivityRow]) -> None:
+    if not rows:
+        raise ArtifactError("the sensitivity table has no rows")
+    if list(table.rows) != rows:
+        raise ArtifactError("the sensitivity table is not in order")
+    if len({row.name for row in rows}) != len(rows):
+        raise ArtifactError("the sensitivity table names an operation twice")
+    if not all(math.isfinite(row.score) for row in rows):
+        raise ArtifactError("the sensitivity table holds a score that is no number")

@@ -1,0 +1,66 @@
+"""The scale cache of a network whose weights were trained after calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from quantpipe.quantization.fake_quantize import quantized_operations
+from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, is_dead
+from quantpipe.quantization.weight_ranges import channel_amax
+
+
+def scales_of(network: nn.Module) -> dict[str, TensorScale]:
+    """Returns the ranges that a fake-quantized network computes with at this moment.
+
+    After training with fixed ranges these are the calibrated ones: the ranges to deploy with, since
+    the weights have learned to fit them.
+    """
+    scales = {}
+    for operation in quantized_operations(network).values():
+        scales[operation.activation.name] = operation.activation
+        if (weight := operation.weight_scale) is not None:
+            amax = tuple(float(value) for value in operation.weight_amax())
+            unchanged = operation.weight_ranges == "fixed"
+            scales[weight.name] = (
+                weight if unchanged else dataclasses.replace(weight, amax=amax, method="max")
+            )
+    return scales
+
+
+def scales_after_training(
+    scales: ScaleCache, network: nn.Module, *, weights_digest: str
+) -> ScaleCache:
+    """Returns the cache for trained weights: the ranges the network was trained with.
+
+    Operations that the plan left in float keep their calibrated ranges.
+    """
+    return dataclasses.replace(
+        scales, scales={**scales.scales, **scales_of(network)}, weights_digest=weights_digest
+    )
+
+
+def refresh_weight_scales(
+    scales: ScaleCache, network: nn.Module, *, weights_digest: str
+) -> ScaleCache:
+    """Returns the cache with every weight range set to the largest magnitude of the weights now.
+
+    Args:
+        scales: Of the same network with other weights.
+        network: Float or fake-quantized; only its parameters are read.
+        weights_digest: Of those parameters.
+    """
+    refreshed = {
+        name: _refreshed(scale, network) if scale.kind == "weight" else scale
+        for name, scale in scales.scales.items()
+    }
+    return dataclasses.replace(scales, scales=refreshed, weights_digest=weights_digest)
+
+
+def _refreshed(scale: TensorScale, network: nn.Module) -> TensorScale:
+    current = channel_amax(network.get_parameter(scale.name), scale.axis)
+    amax = tuple(
+        old if is_dead(new) else new for new, old in zip(current.tolist(), scale.amax, strict=True)
+    )
+    return dataclasses.replace(scale, amax=amax, method="max")
