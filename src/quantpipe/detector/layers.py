@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
 from quantpipe.detector.architecture import BlockForm
@@ -135,16 +136,13 @@ class ChannelScale(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to the same shape."""
-        return x * self.weight.view(1, -1, 1, 1)
-
 
 class LinearAddBlock(nn.Module):
     """The 3x3 block of RepOptimizer's hyper-search: scaled branches, one BatchNorm, ReLU.
 
     Source: RepOptimizer, section 3.2. The identity branch is there only where C_in = C_out and the
-    stride is 1.
+    stride is 1. The branches are linear and meet in a sum, so they are computed as one convolution
+    with the sum of their kernels; the gradient reaches every branch through that sum.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -160,11 +158,17 @@ class LinearAddBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
-        y = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))
-        if self.scale_identity is not None:
-            y = y + self.scale_identity(x)
+        y = F.conv2d(x, self.merged_weight(), stride=self.conv.stride, padding=1)
         activated: Tensor = self.act(self.bn(y))
         return activated
+
+    def merged_weight(self) -> Tensor:
+        """Returns ``s3 * W3 + pad(s1 * W1) + diag(sid)``, (C_out, C_in, 3, 3)."""
+        scale_3x3, scale_1x1 = self.scale_conv.weight, self.scale_1x1.weight
+        centre = self.conv_1x1.weight * scale_1x1.view(-1, 1, 1, 1)
+        if self.scale_identity is not None:
+            centre = centre + torch.diag(self.scale_identity.weight)[:, :, None, None]
+        return self.conv.weight * scale_3x3.view(-1, 1, 1, 1) + F.pad(centre, (1, 1, 1, 1))
 
 
 _BLOCKS: Mapping[BlockForm, Callable[[int, int, int], nn.Module]] = {
