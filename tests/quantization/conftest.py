@@ -1,0 +1,120 @@
+"""A small network with everything that calibration has to see through, and its ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantpipe.detector.architecture import Architecture
+from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.progress import Silent
+from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
+from quantpipe.quantization.weight_ranges import weight_scales
+
+NANO = Architecture(
+    name="nano",
+    depth=0.33,
+    width=0.25,
+    num_classes=3,
+    backbone_channels=(64, 128, 256, 512, 1024),
+    backbone_repeats=(1, 6, 12, 18, 6),
+    neck_channels=(256, 128, 128, 256, 256, 512),
+    neck_repeats=(12, 12, 12, 12),
+)
+
+
+class Notes(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class SmallNetwork(nn.Module):
+    """stem -> pool chain and up-sampled branch -> two concats; ``unused`` is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.after_pools = nn.Conv2d(24, 8, 1)
+        self.down = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.after_up = nn.Conv2d(16, 8, 3, padding=1)
+        self.left = nn.Conv2d(8, 5, 1)
+        self.right = nn.Conv2d(8, 4, 1)
+        self.unused = nn.Conv2d(8, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        left, right = self.predict(images)
+        return torch.cat([left.sigmoid(), right], dim=1)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(images).relu_()
+        pooled = self.pool(x)
+        y = self.after_pools(torch.cat([x, pooled, self.pool(pooled)], dim=1)).relu()
+        z = self.up(self.down(y).relu())
+        w = self.after_up(torch.cat([z, y], dim=1)).relu()
+        return self.left(w), self.right(w)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def detector() -> Detector:
+    return fold_batch_norm(build_detector(NANO, "repopt", seed=0))
+
+
+@pytest.fixture
+def network() -> SmallNetwork:
+    network = SmallNetwork().eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            fan_in = max(parameter[0].numel(), 4)
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * (2.0 / fan_in) ** 0.5
+            )
+    return network
+
+
+@pytest.fixture
+def batches() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.rand(4, 3, 32, 32, generator=generator) for _ in range(3)]
+
+
+@pytest.fixture
+def scales(network: SmallNetwork, batches: list[Tensor]) -> ScaleCache:
+    operations = find_operations(network, batches[0][:1])
+    statistics = collect(network, operations, batches, progress=Silent())
+    amax = solve(statistics, "max", progress=Silent())
+    return build_scale_cache(
+        unify(amax, concat_groups(network, batches[0][:1])),
+        weight_scales(network, operations, "max", progress=Silent()),
+        method="max",
+        weights_digest="w" * 64,
+        data_digest="d" * 64,
+        preprocessing={"image_size": 32},
+    )

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.quantization.precision_plan import (
+    PrecisionPlan,
+    all_int8,
+    load_plan,
+    plan_from_boundary,
+    save_plan,
+)
+from quantpipe.quantization.sensitivity_table import SensitivityRow, SensitivityTable, sorted_table
+
+NAMES = ("backbone.stem", "neck.up", "detect.stems.0", "detect.stems.1")
+
+
+@pytest.fixture
+def table() -> SensitivityTable:
+    scores = dict(zip(NAMES, (0.40, 0.43, 0.39, 0.43), strict=True))
+    rows = [SensitivityRow(name=name, score=score) for name, score in scores.items()]
+    return sorted_table("map", rows, baseline=0.435, weights_digest="w")
+
+
+@pytest.mark.parametrize("boundary", range(4))
+def test_boundary_quantizes_the_first_b_plus_one(table: SensitivityTable, boundary: int) -> None:
+    order = ["neck.up", "detect.stems.1", "backbone.stem", "detect.stems.0"]
+    plan = plan_from_boundary(table, boundary)
+    assert list(plan.quantized) == order[: boundary + 1]
+    assert list(plan.float_operations) == order[boundary + 1 :]
+
+
+@pytest.mark.parametrize("boundary", [-1, 4, 55])
+def test_boundary_out_of_range_names_the_range(table: SensitivityTable, boundary: int) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"boundary {boundary} .*4 operations: give 0 to 3"
+    ):
+        plan_from_boundary(table, boundary)
+
+
+def test_all_int8_with_a_float_head() -> None:
+    assert all_int8(NAMES).quantized == NAMES
+    plan = all_int8(NAMES, keep_float=["detect"])
+    assert plan.quantized == NAMES[:2]
+    assert plan.float_operations == NAMES[2:]
+
+
+def test_keeping_what_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'detect'"):
+        all_int8(NAMES, keep_float=["detec"])
+
+
+def test_round_trip(tmp_path: Path, table: SensitivityTable) -> None:
+    plan = plan_from_boundary(table, 1)
+    save_plan(tmp_path / "plan.json", plan)
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": "quantpipe-plan", "version": 2}',
+        '{"format": "quantpipe-plan", "version": 1, "operations": {"a": "int4"}, "reason": ""}',
+        '{"format": "quantpipe-plan", "version": 1, "operations": ["a"], "reason": ""}',
+    ],
+)
+def test_damage_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
+        load_plan(tmp_path / "plan.json")
+
+
+def test_another_models_plan_names_a_difference() -> None:
+    plan = PrecisionPlan(operations={"a": "int8", "b": "float"}, reason="")
+    plan.require_operations(["b", "a"])
+    with pytest.raises(ArtifactError, match="2 operations and the network has 3; 'c'"):
+        plan.require_operations(["a", "b", "c"])

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from quantpipe.quantization.fake_quantize import quantize
+from quantpipe.quantization.precision_plan import all_int8
+from quantpipe.quantization.scale_cache import ScaleCache, load_scales, save_scales
+from quantpipe.quantization.trained_ranges import (
+    refresh_weight_scales,
+    scales_after_training,
+    scales_of,
+)
+
+if TYPE_CHECKING:
+    from tests.quantization.conftest import SmallNetwork
+
+
+def test_fixed_ranges_stay_as_calibrated(network: SmallNetwork, scales: ScaleCache) -> None:
+    quantized = quantize(network, scales)
+    quantized.down.weight.data *= 2.0
+    assert scales_of(quantized) == dict(scales.scales)
+    trained = scales_after_training(scales, quantized, weights_digest="new")
+    assert trained == dataclasses.replace(scales, weights_digest="new")
+
+
+def test_current_ranges_follow_the_weights(
+    network: SmallNetwork, scales: ScaleCache, tmp_path: Path
+) -> None:
+    plan = all_int8(scales.operations(), keep_float=["left"])
+    quantized = quantize(network, scales, plan, weight_ranges="current")
+    quantized.down.weight.data *= 2.0
+    trained = scales_after_training(scales, quantized, weights_digest="new")
+    assert trained.scales["down.weight"].amax == tuple(
+        2.0 * value for value in scales.scales["down.weight"].amax
+    )
+    assert trained.scales["left.weight"] == scales.scales["left.weight"]
+    save_scales(tmp_path / "s.json", trained)
+    assert load_scales(tmp_path / "s.json") == trained
+
+
+def test_refresh_reads_the_weights_of_a_float_or_quantized_network(
+    network: SmallNetwork, scales: ScaleCache
+) -> None:
+    quantized = quantize(network, scales)
+    for changed in (network, quantized):
+        changed.up.weight.data *= 3.0
+        changed.stem.weight.data[1] = 0.0
+        fresh = refresh_weight_scales(scales, changed, weights_digest="new")
+        assert fresh.weights_digest == "new"
+        assert fresh.scales["up.weight"].amax == (float(changed.up.weight.detach().abs().max()),)
+        # A channel that died keeps a usable range.
+        assert fresh.scales["stem.weight"].amax[1] == scales.scales["stem.weight"].amax[1]
+        assert fresh.scales["up.input"] == scales.scales["up.input"]
+
+
+def test_refreshed_scales_reproduce_current_ranges(
+    network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
+) -> None:
+    network.down.weight.data *= 1.7
+    current = quantize(network, scales, weight_ranges="current")
+    fresh = quantize(network, refresh_weight_scales(scales, network, weights_digest="new"))
+    with torch.no_grad():
+        assert torch.equal(current(batches[0]), fresh(batches[0]))
