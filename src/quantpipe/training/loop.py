@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from quantpipe.detector.architecture import STRIDES
 from quantpipe.errors import Interrupted
 from quantpipe.progress import Progress
+from quantpipe.training.memory_order import memory_order
 from quantpipe.training.optimizer import matched_masks
 from quantpipe.training.recipe import Recipe, detection_loss, schedule
 from quantpipe.training.session import Session
@@ -103,7 +104,7 @@ def train(
         ArtifactError: The state in ``progress_folder`` is of another network or recipe.
     """
     assert num_batches > 0
-    memory = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    memory = memory_order(detector, channels_last=recipe.channels_last, device=device)
     detector.to(device, memory_format=memory).train()  # type: ignore[call-overload]
     session = Session(detector, recipe, progress_folder)
     session.restore(progress)
@@ -116,6 +117,7 @@ def train(
         masks=matched_masks(detector, gradient_masks or {}),
         extra_loss=extra_loss,
         device=device,
+        memory=memory,
     )
     epochs = _Epochs(
         stepper=stepper,

@@ -37,6 +37,7 @@ class Stepper:
     masks: list[tuple[nn.Parameter, Tensor]]
     extra_loss: ExtraLoss | None
     device: torch.device
+    memory: torch.memory_format
 
     def step(self, group: Sequence[Batch], epoch: int) -> dict[str, float]:
         """Does one step on the mean gradient of ``group``; returns the mean loss and its parts.
@@ -67,8 +68,7 @@ class Stepper:
         return torch.stack([total, classification, box, extra]).detach()
 
     def _images(self, images: Tensor) -> Tensor:
-        memory = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=memory)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory)
         return images.float().div_(255)
 
     def _update(self) -> None:
