@@ -136,6 +136,10 @@ _UNREADABLE: tuple[type[Exception], ...] = tuple(
 )
 
 
+_CHAOS = 100.0
+_UNTRAINED = "the network predicts boxes {:.0f} times as large as its image: train it for longer"
+
+
 def _reach(expected: FloatArray, images: FloatArray) -> float:
     """How many image sides the largest box value spans; at least 1.
 
@@ -151,5 +155,6 @@ def _require(path: Path, parity: Parity, reach: float, tolerance: Tolerance) -> 
         if value > limit:
             raise ArtifactError(
                 f"differs from the network: {name} is {value:.3g}, allowed is {limit:.3g}",
-                path=path,
+                path=path.name,
+                hint=_UNTRAINED.format(reach) if reach > _CHAOS else None,
             )
