@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 KINDS = ("circle", "square", "triangle", "star", "cross")
-_SUPERSAMPLING = 4  # sub-pixels along each side that a coverage is counted from
+_SUPERSAMPLING = 8  # sub-pixels along each side that a coverage is counted from
+_LEAST = 1 / 8  # coverage that shows; less would widen boxes by what nobody can see
 
 
 def outline(kind: str) -> Float:
@@ -47,8 +48,8 @@ def coverage(corners: Float, width: int, height: int) -> tuple[Float, tuple[int,
 
     Returns:
         The coverage (h, w) in 0..1 of the smallest patch inside the picture that holds all of
-        the polygon, without an empty border row or column; and the patch's left and top. The
-        patch is the bounding box; its size is 0 where nothing is visible.
+        the polygon, without an empty border row or column; and the patch's left and top. Less
+        than an eighth counts as none. The patch is the bounding box; empty if nothing is visible.
     """
     low = np.maximum(np.floor(corners.min(axis=0)) - 1, 0).astype(int)
     high = np.minimum(np.ceil(corners.max(axis=0)) + 1, (width, height)).astype(int)
@@ -60,6 +61,7 @@ def coverage(corners: Float, width: int, height: int) -> tuple[Float, tuple[int,
     points = ((corners - low) * _SUPERSAMPLING - 0.5) * 256
     cv2.fillPoly(fine, [np.rint(points).astype(np.int32)], 255, shift=8)
     alpha = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA) / np.float32(255)
+    alpha[alpha < _LEAST] = 0
     ys, xs = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     if not len(ys):
         return np.zeros((0, 0), dtype=np.float32), (0, 0)

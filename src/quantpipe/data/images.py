@@ -24,7 +24,7 @@ MAX_PIXELS = 89_000_000  # just below the limit at which Pillow starts to warn
 PADDING = 114  # the grey of the letterbox, also what shows through transparent pixels
 
 # No format whose decoder starts another program (EPS) or fetches anything.
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # MPO comes with JPEG
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # Everything that Pillow's decoders were seen to raise on damaged files.
 _DAMAGE = (
