@@ -67,14 +67,14 @@ def distillation_loss(
     """Returns a loss of (images, student's prediction, epoch) for :func:`~.loop.train`.
 
     Args:
-        teacher: A detector on the student's device; put in evaluation mode and frozen here.
+        teacher: A detector on the student's device; put in evaluation mode here.
         epochs: Length of the training, over which the weight falls.
         class_weight: Weight of :func:`class_distillation`.
         class_temperature: Its temperature.
         feature_weight: Weight of :func:`channel_wise_distillation`.
         feature_temperature: Its temperature.
     """
-    teacher.eval().requires_grad_(False)
+    teacher.eval()
     predict = cast("Callable[[Tensor], RawPrediction]", teacher.predict)
 
     def loss(images: Tensor, student: RawPrediction, epoch: int) -> Tensor:

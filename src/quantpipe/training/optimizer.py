@@ -24,6 +24,7 @@ def build_sgd(
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             kinds[_kind(name, parameter)].append(parameter)
+    assert any(kinds.values()), "every parameter is frozen"
     groups = [
         {"params": parameters, "kind": kind, "weight_decay": weight_decay * (kind == _WEIGHTS)}
         for kind, parameters in kinds.items()
