@@ -89,6 +89,42 @@ def verify_against(
     return parity
 
 
+def verify_quantized(
+    quantized: Callable[[FloatArray], FloatArray],
+    original: Callable[[FloatArray], FloatArray],
+    path: Path,
+    images: FloatArray,
+    share: float,
+) -> Parity:
+    """Compares a quantized ONNX file with the fake-quantized network it was made from.
+
+    A value between two codes may be rounded either way and the difference grows through the
+    network, so no fixed limit fits every network. What is asked is that the file be far nearer to
+    the fake-quantized network than that one is to the float network; a wrong or missing scale is
+    not.
+
+    Args:
+        quantized: The fake-quantized network: images (B, 3, S, S) to predictions.
+        original: The float network.
+        path: The ONNX file; its batch is dynamic, or B.
+        images: (B, 3, S, S), RGB in 0..1.
+        share: The mean difference that passes, as a share of what quantization itself changed.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot read the file, or it differs too much.
+        NumericalError: Either side predicts something that is not finite.
+    """
+    expected = np.asarray(quantized(images))
+    effect = compare(np.asarray(original(images)), expected)
+    limits = Tolerance(
+        box_max_abs=np.inf,
+        box_mean_abs=share * effect.box_mean_abs + _ROUNDING,
+        score_max_abs=np.inf,
+        score_mean_abs=share * effect.score_mean_abs + _ROUNDING,
+    )
+    return verify_against(lambda _: expected, path, images, limits)
+
+
 def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
     """Returns the function that an ONNX file is, with no optimisation of ONNX Runtime applied.
 
@@ -137,6 +173,7 @@ _UNREADABLE: tuple[type[Exception], ...] = tuple(
 
 
 _CHAOS = 100.0
+_ROUNDING = 1e-4
 _UNTRAINED = "the network predicts boxes {:.0f} times as large as its image: train it for longer"
 
 

@@ -32,11 +32,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceSettings:
-    """Limits by the arithmetic of the graph."""
+    """Limits by the arithmetic of the graph.
+
+    A quantized graph is held to a share of what quantization itself changes.
+    """
 
     float32: Limits
     half: Limits
-    int8: Limits
+    int8_share: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) 
     import numpy as np
 
     from quantpipe.assembly.images import float_batches, predictor, sample
-    from quantpipe.export.verify import Tolerance, verify_against
+    from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
 
     dataset = open_split(config.data, "val", context)
     count = config.batch if isinstance(config.batch, int) else config.verify_images
@@ -135,10 +138,17 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) 
         batch_size=count,
         device="cpu",
     )
-    kind = "half" if config.half else "float32"
-    limits = config.tolerance.int8 if loaded.scales is not None else getattr(config.tolerance, kind)
-    reference = predictor(loaded.quantized, "cpu")
-    return verify_against(reference, path, images.numpy(), Tolerance(**vars(limits)))
+    reference = predictor(loaded.network, "cpu")
+    if loaded.scales is None:
+        limits = config.tolerance.half if config.half else config.tolerance.float32
+        return verify_against(reference, path, images.numpy(), Tolerance(**vars(limits)))
+    return verify_quantized(
+        predictor(loaded.quantized, "cpu"),
+        reference,
+        path,
+        images.numpy(),
+        config.tolerance.int8_share,
+    )
 
 
 STAGE = Stage(
