@@ -33,8 +33,8 @@ def insert_qdq(
     """Returns a copy of a float graph in which the planned operations are quantized.
 
     INT8, symmetric. A weight is cut to its range first, so that its codes stay within -127..127 as
-    in fake quantization. For ONNX Runtime a tensor that cannot be negative becomes uint8 over
-    the same range, 0..amax.
+    in fake quantization. For processors a tensor that cannot be negative becomes uint8 over the
+    same range, 0..amax: twice as fine as what fake quantization simulates, never coarser.
 
     Args:
         model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
@@ -99,7 +99,9 @@ class _QuantizedTensors:
         key = (value, amax)
         if key not in self._pairs:
             same_tensor = sum(1 for tensor, _ in self._pairs if tensor is value)
-            self._pairs[key] = self._pair(value, amax, f"_{same_tensor}" if same_tensor else "")
+            self._pairs[key] = self._pair(
+                value, amax, f".range{same_tensor}" if same_tensor else ""
+            )
             self.amax_of.setdefault(value, amax)
         return self._pairs[key]
 

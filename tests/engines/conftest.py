@@ -1,0 +1,132 @@
+"""Tiny ONNX networks, float and with Q/DQ, and what the ONNX reference makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import pytest
+
+from quantpipe.engines.engine import BuildSettings
+
+IMAGE_SIZE = 32
+
+
+def settings(**changes: Any) -> BuildSettings:
+    fields: dict[str, Any] = {
+        "precision": "f32",
+        "float_precision": "f32",
+        "image_size": IMAGE_SIZE,
+        "batch_sizes": (1, 4),
+        "num_threads": 1,
+        "workspace_mib": 64,
+        "optimization_level": 3,
+    }
+    return BuildSettings(**{**fields, **changes})
+
+
+def _tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(values, name)
+
+
+def _weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return {
+        "stem.weight": rng.normal(size=(16, 3, 3, 3)).astype(np.float32) * np.float32(0.3),
+        "head.weight": rng.normal(size=(6, 16, 3, 3)).astype(np.float32) * np.float32(0.2),
+        "stem.bias": rng.normal(size=16).astype(np.float32),
+        "head.bias": rng.normal(size=6).astype(np.float32),
+    }
+
+
+def tiny_model(*, quantized: bool = False, batch: int | str = "batch") -> onnx.ModelProto:
+    """stem 3x3/2 - ReLU - head 3x3 - (B, 256, 6); quantized in the OpenVINO placement."""
+    weights = _weights()
+    initializers = [_tensor(name, values) for name, values in weights.items()]
+    initializers.append(_tensor("shape", np.array([0, 6, -1])))
+    nodes = []
+
+    def pair(name: str, amax: float) -> str:
+        if not quantized:
+            return name
+        initializers.append(_tensor(f"{name}.scale", np.array(amax / 127, dtype=np.float32)))
+        initializers.append(_tensor(f"{name}.zero", np.array(0, dtype=np.int8)))
+        parameters = [f"{name}.scale", f"{name}.zero"]
+        for kind, source, target in (
+            ("QuantizeLinear", name, f"{name}.q"),
+            ("DequantizeLinear", f"{name}.q", f"{name}.dq"),
+        ):
+            nodes.append(onnx.helper.make_node(kind, [source, *parameters], [target], name=target))
+        return f"{name}.dq"
+
+    def convolution(name: str, source: str, target: str, amax: float, **attributes: Any) -> None:
+        inputs = [
+            pair(source, amax),
+            pair(f"{name}.weight", float(abs(weights[f"{name}.weight"]).max())),
+        ]
+        nodes.append(
+            onnx.helper.make_node(
+                "Conv", [*inputs, f"{name}.bias"], [target], name=name, pads=[1] * 4, **attributes
+            )
+        )
+
+    convolution("stem", "images", "a", 1.0, strides=[2, 2])
+    nodes.append(onnx.helper.make_node("Relu", ["a"], ["b"], name="relu"))
+    convolution("head", "b", "c", 8.0)
+    nodes.append(onnx.helper.make_node("Reshape", ["c", "shape"], ["d"], name="flatten"))
+    nodes.append(
+        onnx.helper.make_node("Transpose", ["d"], ["predictions"], name="rows", perm=[0, 2, 1])
+    )
+    graph = onnx.helper.make_graph(
+        nodes,
+        "tiny",
+        [onnx.helper.make_tensor_value_info("images", 1, [batch, 3, IMAGE_SIZE, IMAGE_SIZE])],
+        [onnx.helper.make_tensor_value_info("predictions", 1, [batch, 256, 6])],
+        initializers,
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def reference(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    outputs: Any = onnx.reference.ReferenceEvaluator(model).run(None, {"images": images})
+    predictions: np.ndarray = outputs[0]
+    return predictions
+
+
+def some_images(count: int) -> np.ndarray:
+    shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
+    return np.random.default_rng(9).random(shape, dtype=np.float32)
+
+
+@pytest.fixture
+def tiny() -> SimpleNamespace:
+    """The functions of this file: modules cannot import it."""
+    return SimpleNamespace(
+        settings=settings,
+        model=tiny_model,
+        reference=reference,
+        images=some_images,
+        image_size=IMAGE_SIZE,
+    )
+
+
+@pytest.fixture
+def float_onnx(tmp_path: Path) -> Path:
+    path = tmp_path / "float.onnx"
+    path.write_bytes(tiny_model().SerializeToString())
+    return path
+
+
+@pytest.fixture
+def int8_onnx(tmp_path: Path) -> Path:
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(tiny_model(quantized=True).SerializeToString())
+    return path

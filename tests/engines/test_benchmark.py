@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantpipe.engines.benchmark import measure_latency
+from quantpipe.progress import Silent
+
+
+class Clock:
+    """Advances only when a run says so."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def _timed(num_warmup: Any, num_runs: Any, costs: Any) -> Any:
+    clock, order = Clock(), []
+
+    def run(name: str) -> Any:
+        def call() -> Any:
+            order.append(name)
+            count = order.count(name) - 1
+            clock.now += int(costs(name, count) * 1e6)
+
+        return call
+
+    result = measure_latency(
+        {name: run(name) for name in "abc"},
+        num_warmup=num_warmup,
+        num_runs=num_runs,
+        progress=Silent(),
+        clock=clock,
+    )
+    return result, order
+
+
+def test_percentiles_are_of_the_counted_rounds_in_milliseconds() -> None:
+    cost = {"a": 1.0, "b": 10.0, "c": 100.0}
+    # The warm-up rounds are a thousand times slower.
+    result, _ = _timed(3, 50, lambda name, n: cost[name] * (1000 if n < 3 else (1 + (n - 3) / 100)))
+    for name, base in cost.items():
+        values = base * (1 + np.arange(50) / 100)
+        expected = np.percentile(values, [50, 95, 99])
+        found = result[name]
+        np.testing.assert_allclose([found.p50, found.p95, found.p99], expected, rtol=1e-6)
+        assert found.mean == pytest.approx(values.mean())
+        assert found.num_runs == 50
+
+
+def test_each_round_runs_all_and_begins_with_another() -> None:
+    _, order = _timed(0, 6, lambda name, n: 1.0)
+    rounds = ["".join(order[start : start + 3]) for start in range(0, 18, 3)]
+    assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
+
+
+def test_images_per_second_counts_the_whole_batch() -> None:
+    result, _ = _timed(0, 5, lambda name, n: 4.0)
+    assert result["a"].images_per_second(32) == pytest.approx(8000.0)

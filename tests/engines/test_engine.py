@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpipe.engines import engine, hardware
+from quantpipe.engines.engine import (
+    ENGINES,
+    EngineLayer,
+    availability,
+    build_engine,
+    engine_kind,
+    float_layers,
+    identity,
+    load_engine,
+    require_precision,
+)
+from quantpipe.errors import ConfigurationError, MachineError
+
+
+def test_asking_costs_no_heavy_import() -> None:
+    code = (
+        "import sys\n"
+        "from quantpipe.engines.engine import ENGINES, availability, identity\n"
+        "[availability(name) for name in ENGINES]; identity('openvino'); identity('onnxruntime')\n"
+        "heavy = {'openvino', 'onnxruntime', 'tensorrt', 'torch', 'onnx', 'cuda'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_identity_names_version_and_processor(name: str) -> None:
+    import importlib.metadata
+
+    place = identity(name)
+    assert place["library"] == f"{name} {importlib.metadata.version(name)}"
+    assert place["hardware"] == hardware.processor()
+    assert availability(name) is None
+
+
+def test_a_missing_library_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    for name, kind in ENGINES.items():
+        reason = availability(name)
+        assert reason is not None
+        assert kind.install in reason
+        with pytest.raises(MachineError, match="install it with"):
+            identity(name)
+
+
+def test_a_missing_library_stops_build_and_load(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    with pytest.raises(MachineError):
+        build_engine("openvino", tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings())
+    with pytest.raises(MachineError):
+        load_engine("tensorrt", tmp_path / "a.engine")
+
+
+def test_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_installed", lambda name: True)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    hardware.nvidia_gpu.cache_clear()
+    reason = availability("tensorrt")
+    hardware.nvidia_gpu.cache_clear()
+    assert reason is not None
+    assert "GPU" in reason
+
+
+def test_an_unknown_engine_names_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'openvino'"):
+        engine_kind("openvno")
+
+
+def test_a_precision_without_kernels_is_refused() -> None:
+    require_precision("openvino", "half")
+    with pytest.raises(ConfigurationError, match="half"):
+        require_precision("onnxruntime", "half")
+
+
+@pytest.mark.parametrize("batch_sizes", [(), (0,), (4, 1), (1, 1)])
+def test_batch_sizes_are_positive_and_ascending(tiny: Any, batch_sizes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="batch sizes"):
+        tiny.settings(batch_sizes=batch_sizes)
+
+
+def test_float_layers_are_the_quantizable_ones_in_float() -> None:
+    layers = [
+        EngineLayer(name="a", kind="Convolution", precision="int8", quantizable=True),
+        EngineLayer(name="b", kind="Convolution", precision="bf16", quantizable=True),
+        EngineLayer(name="c", kind="Sigmoid", precision="f32", quantizable=False),
+    ]
+    assert [layer.name for layer in float_layers(layers)] == ["b"]

@@ -1,0 +1,132 @@
+"""OpenVINO and ONNX Runtime against the ONNX reference implementation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantpipe.engines.engine import build_engine, float_layers, load_engine
+from quantpipe.engines.engine_file import read_engine_file, write_engine_file
+from quantpipe.errors import ArtifactError, MachineError
+
+BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+
+
+def _built(tiny: Any, name: str, onnx_path: Any, **changes: Any) -> Any:
+    path = onnx_path.with_suffix(f".{name}.engine")
+    build_engine(name, onnx_path, path, tiny.settings(**changes))
+    return path
+
+
+@BOTH
+@pytest.mark.parametrize("num_images", [1, 3, 4, 6])
+def test_any_number_of_images_gives_the_references_predictions(
+    tiny: Any, name: str, float_onnx: Path, num_images: int
+) -> None:
+    engine = load_engine(name, _built(tiny, name, float_onnx))
+    images = tiny.images(num_images)
+    np.testing.assert_allclose(
+        engine.run(images), tiny.reference(tiny.model(), images), rtol=1e-4, atol=1e-4
+    )
+    engine.close()
+
+
+@BOTH
+def test_a_result_is_the_callers_own(tiny: Any, name: str, float_onnx: Path) -> None:
+    engine = load_engine(name, _built(tiny, name, float_onnx))
+    first = engine.run(tiny.images(1))
+    kept = first.copy()
+    engine.run(tiny.images(1) * np.float32(0.1))
+    np.testing.assert_array_equal(first, kept)
+
+
+@BOTH
+def test_int8_computes_what_the_pairs_say(tiny: Any, name: str, int8_onnx: Path) -> None:
+    engine = load_engine(name, _built(tiny, name, int8_onnx, precision="int8"))
+    images = tiny.images(5)
+    expected = tiny.reference(tiny.model(quantized=True), images)
+    float_error = np.abs(expected - tiny.reference(tiny.model(), images)).mean()
+    assert np.abs(engine.run(images) - expected).mean() < 0.1 * float_error
+
+
+def test_openvino_layers_tell_the_precision(tiny: Any, float_onnx: Path, int8_onnx: Path) -> None:
+    def precisions(path: Path, **changes: Any) -> Any:
+        layers = load_engine("openvino", _built(tiny, "openvino", path, **changes)).layers()
+        return Counter(layer.precision for layer in layers if layer.quantizable), layers
+
+    found, layers = precisions(int8_onnx, precision="int8")
+    assert found == {"int8": 2}
+    assert not float_layers(layers)
+    found, layers = precisions(float_onnx)
+    assert found == {"f32": 2}
+    assert len(float_layers(layers)) == 2
+    assert any("stem" in layer.name for layer in layers)
+
+
+def test_openvino_half_is_bf16_where_the_processor_has_it(tiny: Any, float_onnx: Path) -> None:
+    engine = load_engine("openvino", _built(tiny, "openvino", float_onnx, precision="half"))
+    images = tiny.images(2)
+    expected = tiny.reference(tiny.model(), images)
+    error = np.abs(engine.run(images) - expected).max() / np.abs(expected).max()
+    kinds = {layer.precision for layer in engine.layers() if layer.quantizable}
+    assert kinds in ({"bf16"}, {"f32"})
+    assert error < 0.02
+    if kinds == {"bf16"}:
+        assert error > 1e-5
+
+
+def test_onnxruntime_keeps_a_float_convolution_apart(tiny: Any, int8_onnx: Path) -> None:
+    engine = load_engine("onnxruntime", _built(tiny, "onnxruntime", int8_onnx, precision="int8"))
+    # Nothing is quantized behind the head, and ONNX Runtime needs that for an integer kernel.
+    assert "head" in {layer.name for layer in float_layers(engine.layers())}
+
+
+@BOTH
+def test_an_engine_from_elsewhere_names_both_values(tiny: Any, name: str, float_onnx: Path) -> None:
+    path = _built(tiny, name, float_onnx)
+    engine = read_engine_file(path, name)
+    forged = dataclasses.replace(engine.header, library=f"{name} 0.0.1")
+    write_engine_file(path, dataclasses.replace(engine, header=forged))
+    with pytest.raises(MachineError, match=rf"{name} 0\.0\.1"):
+        load_engine(name, path)
+
+
+@BOTH
+def test_a_blob_the_library_refuses_is_a_machine_error(
+    tiny: Any, name: str, float_onnx: Path
+) -> None:
+    path = _built(tiny, name, float_onnx)
+    engine = read_engine_file(path, name)
+    blobs = dict.fromkeys(engine.blobs, b"nonsense" * 10)
+    write_engine_file(path, dataclasses.replace(engine, blobs=blobs))
+    with pytest.raises(MachineError, match="cannot load"):
+        load_engine(name, path)
+
+
+@BOTH
+def test_a_model_the_library_refuses_is_an_artifact_error(
+    tiny: Any, name: str, float_onnx: Path
+) -> None:
+    model = tiny.model()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    float_onnx.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError):
+        _built(tiny, name, float_onnx)
+
+
+@BOTH
+def test_two_engines_live_side_by_side(
+    tiny: Any, name: str, float_onnx: Path, int8_onnx: Path
+) -> None:
+    one = load_engine(name, _built(tiny, name, float_onnx))
+    two = load_engine(name, _built(tiny, name, int8_onnx, precision="int8"))
+    images = tiny.images(1)
+    before = one.run(images)
+    two.run(images)
+    two.close()
+    np.testing.assert_array_equal(one.run(images), before)

@@ -1,0 +1,101 @@
+"""A small deployed detector, its float ONNX file and its ranges, made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantpipe.detector.architecture import Architecture
+from quantpipe.detector.network import build_detector, fold_batch_norm
+from quantpipe.export.onnx_graph import export_float, read_graph
+from quantpipe.progress import Silent
+from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
+from quantpipe.quantization.weight_ranges import weight_scales
+
+IMAGE_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    network: nn.Module
+    images: Tensor
+    path: Path
+    graph: onnx.ModelProto
+    scales: ScaleCache
+
+
+def small_network() -> nn.Module:
+    architecture = Architecture(
+        name="tiny",
+        depth=0.33,
+        width=0.125,
+        num_classes=3,
+        backbone_channels=(64, 128, 256, 512, 1024),
+        backbone_repeats=(1, 6, 12, 18, 6),
+        neck_channels=(256, 128, 128, 256, 256, 512),
+        neck_repeats=(12, 12, 12, 12),
+    )
+    network = fold_batch_norm(build_detector(architecture, "repopt", seed=3)).eval()
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_((torch.rand(parameter.shape, generator=generator) - 0.5) * 0.2)
+    _normalize(network, torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator))
+    return network
+
+
+def _normalize(network: nn.Module, images: Tensor) -> None:
+    """Gives every convolution an output of deviation 1, so that none is lost in the others."""
+
+    def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        factor = 1.0 / output.std()
+        for parameter in module.parameters():
+            parameter.mul_(factor)
+        return output * factor
+
+    convolutions = [
+        module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    hooks = [module.register_forward_hook(rescale) for module in convolutions]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def ranges(network: nn.Module, images: Tensor) -> ScaleCache:
+    operations = find_operations(network, images[:1])
+    statistics = collect(network, operations, [images], progress=Silent())
+    amax = unify(solve(statistics, "max", progress=Silent()), concat_groups(network, images[:1]))
+    return build_scale_cache(
+        amax,
+        weight_scales(network, operations, "max", progress=Silent()),
+        method="max",
+        weights_digest="w" * 64,
+        data_digest="d" * 64,
+        preprocessing={"image_size": IMAGE_SIZE},
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    network = small_network()
+    images = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(5))
+    path = tmp_path_factory.mktemp("float") / "float.onnx"
+    export_float(network, path, image_size=IMAGE_SIZE, batch="dynamic", opset=20)
+    return Exported(
+        network=network,
+        images=images,
+        path=path,
+        graph=read_graph(path),
+        scales=ranges(network, images),
+    )

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.export.onnx_graph import write_graph
+from quantpipe.export.placement import PLACEMENT, Placement
+from quantpipe.export.qdq import insert_qdq
+from quantpipe.export.verify import compare, unoptimised
+from quantpipe.quantization.fake_quantize import quantize
+from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
+from quantpipe.quantization.scale_cache import ScaleCache
+
+
+@pytest.fixture
+def signed_pairs(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A target with int8 activations and pairs on the inputs of concats."""
+    placement = dataclasses.replace(PLACEMENT["tensorrt"], quantized_concat_inputs=True)
+    monkeypatch.setitem(cast("dict[str, Placement]", PLACEMENT), "signed", placement)
+    return "signed"
+
+
+def _nodes(model: Any, kind: str) -> Any:
+    return [node for node in model.graph.node if node.op_type == kind]
+
+
+def _constants(model: Any) -> Any:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def _producers(model: Any) -> Any:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def _predictions(model: Any, path: Path, images: Any) -> Any:
+    write_graph(path, model)
+    return unoptimised(path)(images.numpy())
+
+
+def _fake_quantized(exported: Any, plan: Any = None, scales: Any = None) -> Any:
+    network = quantize(exported.network, scales or exported.scales, plan)
+    with torch.no_grad():
+        return network(exported.images).numpy()
+
+
+def test_the_graph_computes_what_fake_quantization_does(exported: Any, tmp_path: Path) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    actual = _predictions(model, tmp_path / "q.onnx", exported.images)
+    with torch.no_grad():
+        plain = exported.network(exported.images).numpy()
+    expected = _fake_quantized(exported)
+    parity = compare(expected, actual)
+    error = compare(plain, expected)  # what quantization itself costs
+    # Sums in another order carry a few values over a rounding boundary, and more in each layer
+    # behind; the exact comparison is that of one operation, below.
+    assert parity.box_mean_abs < 0.7 * error.box_mean_abs
+    assert parity.score_mean_abs < 0.7 * error.score_mean_abs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.stem.conv",
+        "backbone.ERBlock_5.2.sppf.m",
+        "backbone.ERBlock_5.2.sppf.cv2.block.conv",
+        "neck.upsample1.upsample_transpose",
+        "neck.Rep_n3.conv1.conv",
+        "detect.reg_preds.0",
+    ],
+)
+def test_one_operation_computes_exactly_what_fake_quantization_does(
+    exported: Any, tmp_path: Path, name: str
+) -> None:
+    names = exported.scales.operations()
+    plan = PrecisionPlan(
+        operations={other: "int8" if other == name else "float" for other in names}, reason="test"
+    )
+    model = insert_qdq(exported.graph, exported.scales, plan, "tensorrt")
+    actual = _predictions(model, tmp_path / "q.onnx", exported.images)
+    with torch.no_grad():
+        plain = exported.network(exported.images).numpy()
+    expected = _fake_quantized(exported, plan)
+    cost = compare(plain, expected).box_mean_abs
+    assert cost > 0.0
+    assert compare(expected, actual).box_mean_abs < 0.02 * cost
+
+
+def test_unsigned_activations_are_at_least_as_close_to_float(exported: Any, tmp_path: Path) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+    actual = _predictions(model, tmp_path / "q.onnx", exported.images)
+    with torch.no_grad():
+        plain = exported.network(exported.images).numpy()
+    signed = compare(plain, _fake_quantized(exported))
+    assert compare(plain, actual).box_mean_abs < 1.05 * signed.box_mean_abs
+
+
+@pytest.mark.parametrize("target", list(PLACEMENT))
+def test_each_planned_operation_reads_pairs_and_each_tensor_has_one(
+    exported: Any, target: str
+) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, target)
+    producers = _producers(model)
+    for kind in ("Conv", "ConvTranspose", "MaxPool"):
+        for node in _nodes(model, kind):
+            inputs = node.input[: 1 if kind == "MaxPool" else 2]
+            assert {producers[name].op_type for name in inputs} == {"DequantizeLinear"}
+    quantized = Counter(node.input[0] for node in _nodes(model, "QuantizeLinear"))
+    assert set(quantized.values()) == {1}
+    assert all("bias" not in name for name in quantized)
+
+
+def test_weights_are_pairs_for_tensorrt_and_integers_elsewhere(exported: Any) -> None:
+    def kinds(target: str) -> Any:
+        model = insert_qdq(exported.graph, exported.scales, None, target)
+        constants = _constants(model)
+        weights = [n for n in _nodes(model, "DequantizeLinear") if ".weight." in n.input[1]]
+        return {constants.get(n.input[0], np.float32(0)).dtype for n in weights}, len(weights)
+
+    num_weights = sum(scale.kind == "weight" for scale in exported.scales.scales.values())
+    assert kinds("tensorrt") == ({np.dtype(np.float32)}, num_weights)
+    assert kinds("openvino") == ({np.dtype(np.int8)}, num_weights)
+
+
+def test_weight_scales_are_per_channel_but_for_transposed_convolutions(exported: Any) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, "openvino")
+    constants = _constants(model)
+    producers = _producers(model)
+    for node in [*_nodes(model, "Conv"), *_nodes(model, "ConvTranspose")]:
+        dequantize = producers[node.input[1]]
+        scale = constants[dequantize.input[1]]
+        expected = exported.scales.scales[f"{node.name}.weight"].amax
+        np.testing.assert_array_equal(
+            scale.ravel(), np.asarray(expected, dtype=np.float32) / np.float32(127)
+        )
+        axes = [attribute.i for attribute in dequantize.attribute if attribute.name == "axis"]
+        assert axes == ([] if node.op_type == "ConvTranspose" else [0])
+
+
+def test_zero_points_are_zero_except_for_signed_tensors_of_processors(exported: Any) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    constants = _constants(model)
+    used = [constants[n.input[2]] for n in _nodes(model, "DequantizeLinear")]
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in used)
+    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+    constants = _constants(model)
+    activations = [
+        (producer, constants[node.input[2]])
+        for node in _nodes(model, "QuantizeLinear")
+        for producer in [_producers(model).get(node.input[0])]
+    ]
+    assert all(zero.dtype == np.uint8 for _, zero in activations)
+    relu = {int(z) for p, z in activations if p is not None and p.op_type == "Relu"}
+    silu = {int(z) for p, z in activations if p is not None and p.op_type == "Mul"}
+    assert (relu, silu) == ({0}, {128})
+
+
+def test_concat_inputs_carry_the_range_of_the_output(exported: Any, signed_pairs: str) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+    producers, constants = _producers(model), _constants(model)
+    quantized = {node.input[0]: node for node in _nodes(model, "QuantizeLinear")}
+    concats = [node for node in _nodes(model, "Concat") if node.output[0] in quantized]
+    assert len(concats) == 5  # SPPF and the four of the neck
+    for concat in concats:
+        for name in concat.input:
+            assert producers[name].op_type == "DequantizeLinear"
+
+    signed = insert_qdq(exported.graph, exported.scales, None, signed_pairs)
+    producers, constants = _producers(signed), _constants(signed)
+    quantized = {node.input[0]: node for node in _nodes(signed, "QuantizeLinear")}
+    for concat in [node for node in _nodes(signed, "Concat") if node.output[0] in quantized]:
+        own = constants[quantized[concat.output[0]].input[1]]
+        scales = [constants[producers[name].input[1]] for name in concat.input]
+        assert all(scale == own for scale in scales)
+
+
+def test_pairs_on_concat_inputs_change_no_value(
+    exported: Any, tmp_path: Path, signed_pairs: str
+) -> None:
+    with_pairs = insert_qdq(exported.graph, exported.scales, None, signed_pairs)
+    without = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    images = exported.images
+    np.testing.assert_allclose(
+        _predictions(with_pairs, tmp_path / "a.onnx", images),
+        _predictions(without, tmp_path / "b.onnx", images),
+        atol=1e-4,
+    )
+
+
+def test_a_plan_leaves_its_float_operations_alone(exported: Any) -> None:
+    names = list(exported.scales.operations())
+    plan = all_int8(names, keep_float=["detect"])
+    model = insert_qdq(exported.graph, exported.scales, plan, "openvino")
+    producers = _producers(model)
+    for node in _nodes(model, "Conv"):
+        pair = producers.get(node.input[1])
+        assert (pair is None) == node.name.startswith("detect")
+
+
+def test_weights_beyond_their_range_are_cut_to_127_levels(exported: Any) -> None:
+    name = "backbone.stem.conv"
+    weight = exported.scales.scales[f"{name}.weight"]
+    half = dataclasses.replace(weight, amax=tuple(value / 2 for value in weight.amax))
+    scales = dataclasses.replace(
+        exported.scales, scales={**exported.scales.scales, f"{name}.weight": half}
+    )
+    folded = insert_qdq(exported.graph, scales, None, "openvino")
+    codes = _constants(folded)[f"{name}.weight.int8"]
+    assert (codes.min(), codes.max()) == (-127, 127)
+    pairs = _constants(insert_qdq(exported.graph, scales, None, "tensorrt"))
+    steps = pairs[f"{name}.weight.scale"].reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(np.rint(pairs[f"{name}.weight"] / steps), codes)
+
+
+def test_the_input_graph_stays_as_it_is(exported: Any) -> None:
+    before = exported.graph.SerializeToString(deterministic=True)
+    insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    assert exported.graph.SerializeToString(deterministic=True) == before
+
+
+def test_unequal_ranges_of_one_tensor_get_a_pair_each(exported: Any) -> None:
+    name = "detect.cls_convs.0.block.conv.input"
+    wider = dataclasses.replace(exported.scales.scales[name], amax=(100.0,))
+    scales = dataclasses.replace(exported.scales, scales={**exported.scales.scales, name: wider})
+    model = insert_qdq(exported.graph, scales, None, "openvino")
+    onnx.checker.check_model(model, full_check=True)
+    counts = Counter(node.input[0] for node in _nodes(model, "QuantizeLinear"))
+    assert sorted(counts.values())[-2:] == [1, 2]
+
+
+def _without(scales: ScaleCache, name: str) -> ScaleCache:
+    kept = {key: value for key, value in scales.scales.items() if key != name}
+    return dataclasses.replace(scales, scales=kept)
+
+
+def test_a_missing_range_names_the_tensor(exported: Any) -> None:
+    scales = _without(exported.scales, "detect.stems.1.block.conv.weight")
+    with pytest.raises(ArtifactError, match=r"detect\.stems\.1\.block\.conv\.weight"):
+        insert_qdq(exported.graph, scales, None, "openvino")
+
+
+def test_an_unknown_operation_names_the_nearest(exported: Any) -> None:
+    plan = PrecisionPlan(operations={"backbone.stem.convv": "int8"}, reason="test")
+    with pytest.raises(ArtifactError, match=r"did you mean 'backbone\.stem\.conv'"):
+        insert_qdq(exported.graph, exported.scales, plan, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "told"),
+    [
+        ("neck.upsample0.upsample_transpose.weight", {"axis": 0, "amax": (1.0,) * 16}, "axis 0"),
+        ("backbone.stem.conv.weight", {"axis": 0, "amax": (1.0, 1.0)}, "2 ranges"),
+        ("backbone.stem.conv.weight", {"bits": 4}, "4 bits"),
+        ("backbone.stem.conv.input", {"axis": 0, "amax": (1.0, 1.0, 1.0)}, "per channel"),
+    ],
+)
+def test_ranges_that_engines_cannot_take_are_refused(
+    exported: Any, tensor: str, change: Any, told: str
+) -> None:
+    changed = dataclasses.replace(exported.scales.scales[tensor], **change)
+    scales = dataclasses.replace(
+        exported.scales, scales={**exported.scales.scales, tensor: changed}
+    )
+    with pytest.raises(ArtifactError, match=told):
+        insert_qdq(exported.graph, scales, None, "openvino")
+
+
+def test_an_unknown_target_is_refused(exported: Any) -> None:
+    with pytest.raises(ConfigurationError, match="openvino"):
+        insert_qdq(exported.graph, exported.scales, None, "openvin")
