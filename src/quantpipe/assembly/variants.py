@@ -11,7 +11,7 @@ from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.engines.engine import float_layers, load_engine
-from quantpipe.engines.engine_file import read_header
+from quantpipe.engines.engine_file import network_bytes, read_header
 from quantpipe.evaluation.accuracy import Predictor
 
 _SHOWN = {"f32": "fp32", "half": "half", "int8": "int8"}
@@ -28,7 +28,7 @@ class OpenVariant:
         engine: The library that runs it.
         image_size: S.
         mib: Size of its file.
-        num_float_layers: Layers that could run in INT8 and do not; None for a checkpoint.
+        num_float_layers: Layers of an INT8 engine that could run in INT8 and do not.
     """
 
     name: str
@@ -63,6 +63,7 @@ def _open_engine(
 ) -> OpenVariant:
     header = read_header(artifact.path)
     engine = load_engine(header.engine, artifact.path)
+    quantized = header.precision == "int8"
     stack.callback(engine.close)
     return OpenVariant(
         name=name,
@@ -70,8 +71,8 @@ def _open_engine(
         precision=_SHOWN[header.precision],
         engine=header.engine,
         image_size=header.image_size,
-        mib=_mib(artifact),
-        num_float_layers=len(float_layers(engine.layers())),
+        mib=network_bytes(artifact.path) / 2**20,
+        num_float_layers=len(float_layers(engine.layers())) if quantized else None,
     )
 
 
@@ -89,13 +90,9 @@ def _open_checkpoint(
         precision="fp32",
         engine="torch",
         image_size=checkpoint.image_size,
-        mib=_mib(artifact),
+        mib=artifact.path.stat().st_size / 2**20,
         num_float_layers=None,
     )
-
-
-def _mib(artifact: Artifact) -> float:
-    return artifact.path.stat().st_size / 2**20
 
 
 _OPENERS: Mapping[ArtifactKind, Callable[[str, Artifact, Context, ExitStack], OpenVariant]] = {

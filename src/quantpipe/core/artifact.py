@@ -20,6 +20,7 @@ class ArtifactKind(StrEnum):
     ONNX = "onnx"
     CALIBRATION_CACHE = "calibration_cache"
     ENGINE = "engine"
+    TRTEXEC = "trtexec"
     METRICS = "metrics"
     EXAMPLES = "examples"
 

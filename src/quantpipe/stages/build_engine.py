@@ -75,7 +75,10 @@ STAGE = Stage(
         "onnx": takes(ArtifactKind.ONNX),
         "calibration_cache": may_take(ArtifactKind.CALIBRATION_CACHE),
     },
-    outputs={"engine": Output(kind=ArtifactKind.ENGINE, file="model.engine")},
+    outputs={
+        "engine": Output(kind=ArtifactKind.ENGINE, file="model.engine"),
+        "trtexec": Output(kind=ArtifactKind.TRTEXEC, file="model.trtexec.txt", required=False),
+    },
     run=run,
     check=check,
     content=content,

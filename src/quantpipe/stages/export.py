@@ -34,12 +34,13 @@ class Limits:
 class ToleranceSettings:
     """Limits by the arithmetic of the graph.
 
-    A quantized graph is held to a share of what quantization itself changes.
+    A quantized graph may be ``int8_limit`` times as far from the float network, on average, as
+    the fake-quantized network is.
     """
 
     float32: Limits
     half: Limits
-    int8_share: Positive
+    int8_limit: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) 
         reference,
         path,
         images.numpy(),
-        config.tolerance.int8_share,
+        config.tolerance.int8_limit,
     )
 
 
