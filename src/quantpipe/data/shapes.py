@@ -1,12 +1,13 @@
 """A generated detection data set: hard enough to learn from, made in seconds, free to ship.
 
-Coloured, textured shapes of five classes on cluttered, noisy backgrounds, among shapes and strokes
-that are no objects. Boxes are exact: the smallest rectangle of pixels that the anti-aliased shape
-touches within the image, whether or not something lies over it.
+Textured shapes of five classes, each around a colour of its own, on cluttered, noisy backgrounds
+among shapes and strokes that are no objects. Boxes are exact: the smallest rectangle of pixels that
+show the anti-aliased shape within the image, whether or not something lies over it.
 """
 
 from __future__ import annotations
 
+import colorsys
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,24 +104,25 @@ def draw_scene(
     A shape is placed so that it hides at most about half of any other.
     """
     canvas = _background(size, difficulty, rng)
-    for _ in range(rng.poisson(2 + 4 * difficulty)):
+    for _ in range(rng.poisson(2 * difficulty)):
         _distract(canvas, difficulty, rng)
     owner = np.zeros((size, size), dtype=np.int32)  # 1 + index of the topmost object
     objects: list[ShapeObject] = []
     covered: list[float] = []
-    for _ in range(int(rng.integers(3, 8, endpoint=True))):
+    for _ in range(int(rng.integers(2, 6, endpoint=True))):
         placed = _place(canvas, owner, covered, num_classes, difficulty, rng)
         if placed is not None:
             objects.append(placed)
             covered.append(placed.area)
-    for _ in range(rng.poisson(1 + 2 * difficulty)):
+    for _ in range(rng.poisson(1.5 * difficulty)):
         _stroke(canvas, difficulty, rng)
     return _photograph(canvas, difficulty, rng), objects
 
 
 def _background(size: int, difficulty: float, rng: np.random.Generator) -> Float:
-    base = rng.uniform(50, 205, 3).astype(np.float32)
-    return base + cloud(size, size, rng) * np.float32(rng.uniform(15, 30 + 35 * difficulty))
+    grey, tint = rng.uniform(60, 195), rng.uniform(-1, 1, 3) * (10 + 30 * difficulty)
+    base = (grey + tint).astype(np.float32)
+    return base + cloud(size, size, rng) * np.float32(rng.uniform(10, 20 + 20 * difficulty))
 
 
 def _place(
@@ -143,8 +145,9 @@ def _place(
         solid = alpha > 0.5
         if not _leaves_enough(below[solid], owner, covered):
             continue
-        colour = _colour(canvas[top : top + height, left : left + width], difficulty, rng)
-        fill = texture(height, width, colour, rng.uniform(8, 20 + 25 * difficulty), rng)
+        region = canvas[top : top + height, left : left + width]
+        colour = _colour(region, label / MAX_CLASSES, difficulty, rng)
+        fill = texture(height, width, colour, rng.uniform(8, 20 + 12 * difficulty), rng)
         paint(canvas, alpha, (left, top), fill)
         below[solid] = len(covered) + 1
         bbox = (left, top, width, height)
@@ -158,7 +161,7 @@ def _min_side(size: int) -> float:
 
 def _pose(corners: Float, size: int, rng: np.random.Generator) -> Float:
     """Scales, squeezes, turns and moves a unit outline to somewhere in the picture."""
-    radius = size * np.exp(rng.uniform(np.log(0.05), np.log(0.19)))
+    radius = size * np.exp(rng.uniform(np.log(0.07), np.log(0.21)))
     squeeze = np.array([1.0, rng.uniform(0.7, 1.0)])
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -179,17 +182,22 @@ def _leaves_enough(
     return True
 
 
-def _colour(region: Float, difficulty: float, rng: np.random.Generator) -> Float:
-    """Returns a colour that differs from what it covers, the less the harder."""
+def _colour(region: Float, hue: float | None, difficulty: float, rng: np.random.Generator) -> Float:
+    """Returns a colour near a hue (None: any) that differs from what it covers, less if harder."""
     behind = region.mean(axis=(0, 1))
-    least = 75 - 45 * difficulty
-    direction = rng.normal(size=3)
-    direction /= np.linalg.norm(direction)
-    step = direction * rng.uniform(least, least + 90)
-    # Away from the nearer end of the scale, so that the contrast survives clipping.
-    away = np.where((behind + step > 250) | (behind + step < 5), -step, step)
-    colour: Float = np.clip(behind + away, 0, 255).astype(np.float32)
-    return colour
+    least = 90 - 30 * difficulty
+    best: Float = behind
+    distance = -1.0
+    for _ in range(_TRIES):
+        spread = rng.normal(0, 0.02 + 0.05 * difficulty)
+        turn = rng.random() if hue is None else (hue + spread) % 1.0
+        tone = colorsys.hsv_to_rgb(turn, rng.uniform(0.45, 1.0), rng.uniform(0.4, 1.0))
+        colour = np.array(tone, dtype=np.float32) * np.float32(255)
+        if (far := float(np.linalg.norm(colour - behind))) > distance:
+            best, distance = colour, far
+        if distance >= least:
+            break
+    return best
 
 
 def _distract(canvas: Float, difficulty: float, rng: np.random.Generator) -> None:
@@ -208,7 +216,8 @@ def _distract(canvas: Float, difficulty: float, rng: np.random.Generator) -> Non
     if not alpha.size:
         return
     height, width = alpha.shape
-    colour = _colour(canvas[top : top + height, left : left + width], difficulty, rng)
+    region = canvas[top : top + height, left : left + width]
+    colour = _colour(region, None, difficulty, rng)
     paint(canvas, alpha, (left, top), texture(height, width, colour, rng.uniform(5, 40), rng))
 
 
@@ -222,14 +231,14 @@ def _stroke(canvas: Float, difficulty: float, rng: np.random.Generator) -> None:
     corners = start + np.stack([-across, along - across, along + across, across])
     alpha, (left, top) = coverage(corners.astype(np.float32), size, size)
     colour = rng.uniform(0, 255, 3).astype(np.float32)
-    paint(canvas, alpha * np.float32(0.5 + 0.4 * difficulty), (left, top), colour)
+    paint(canvas, alpha * np.float32(0.5 + 0.2 * difficulty), (left, top), colour)
 
 
 def _photograph(canvas: Float, difficulty: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Blurs a little, adds noise and changes the exposure."""
-    blurred = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.2, 0.3 + 0.5 * difficulty))
+    blurred = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.2, 0.3 + 0.25 * difficulty))
     noise = rng.standard_normal(canvas.shape, dtype=np.float32)
-    noisy = blurred + noise * np.float32(rng.uniform(2, 5 + 9 * difficulty))
+    noisy = blurred + noise * np.float32(rng.uniform(2, 5 + 5 * difficulty))
     exposed = (noisy - 128) * np.float32(rng.uniform(0.7, 1.1)) + np.float32(128)
     picture: NDArray[np.uint8] = np.clip(np.rint(exposed), 0, 255).astype(np.uint8)
     return picture
