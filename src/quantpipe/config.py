@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantpipe.core.pipeline import Pipeline, Reference, Step
 from quantpipe.core.runner import check_pipeline
-from quantpipe.core.schema import Between, build, convert
+from quantpipe.core.schema import Between, build, convert, convert_given
+from quantpipe.core.stage import Stage
 from quantpipe.errors import ConfigurationError, nearest
 from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
@@ -48,6 +49,10 @@ class PipelineSettings:
     name: str
     steps: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ConfigurationError("no step is listed", path="steps")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -70,12 +75,8 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     _refuse_targets(composed, "")
     root = RootSettings.__dataclass_fields__
     recipe = build(PipelineSettings, composed.get("pipeline"), "pipeline")
-    known = {*root, *GROUPS, "pipeline", *recipe.steps}
-    for key in composed:
-        if key not in known:
-            hint = nearest(key, known)
-            raise ConfigurationError(f"pipeline {recipe.name} has no such key", path=key, hint=hint)
-    settings = build(RootSettings, {name: composed.get(name) for name in root}, "root")
+    _refuse_unknown(composed, {*root, *GROUPS, "pipeline", *recipe.steps}, recipe)
+    settings = build(RootSettings, {name: composed.get(name) for name in root}, "")
     for name, kind in GROUPS.items():
         convert(kind, composed.get(name), name)
     steps = tuple(step for name in recipe.steps for step in _steps_of(name, composed, recipe))
@@ -99,12 +100,26 @@ def to_yaml(composed: Mapping[str, Any]) -> str:
 def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "?"
+        raise ConfigurationError("is not set", path=key, hint=f"add {key}=VALUE") from error
     except OmegaConfBaseException as error:
         cause = (error.msg or str(error)).splitlines()[0]
-        hint = "give it a value, as in KEY=VALUE" if "Missing mandatory" in cause else None
-        raise ConfigurationError(cause, path=error.full_key or None, hint=hint) from error
+        raise ConfigurationError(cause, path=error.full_key or None) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_unknown(composed: Mapping[str, Any], known: Set[str], recipe: PipelineSettings) -> None:
+    """Refuses root keys that mean nothing; a step may be configured and left out of the list."""
+    for key, value in composed.items():
+        if key not in known and not _is_step(value):
+            hint = nearest(key, known)
+            raise ConfigurationError(f"pipeline {recipe.name} has no such key", path=key, hint=hint)
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, Mapping) and "stage" in value
 
 
 def _refuse_targets(value: Any, path: str) -> None:
@@ -127,8 +142,8 @@ def _refuse_targets(value: Any, path: str) -> None:
 def _steps_of(name: str, composed: Mapping[str, Any], recipe: PipelineSettings) -> Iterator[Step]:
     """The step called ``name``, or one step for every entry of its ``each``."""
     values = composed.get(name)
-    if not isinstance(values, Mapping):
-        hint = nearest(name, [key for key, value in composed.items() if isinstance(value, Mapping)])
+    if not isinstance(values, Mapping) or not _is_step(values):
+        hint = nearest(name, [key for key, value in composed.items() if _is_step(value)])
         raise ConfigurationError(
             f"pipeline {recipe.name} lists it, but no such step is configured", path=name, hint=hint
         )
@@ -139,6 +154,9 @@ def _steps_of(name: str, composed: Mapping[str, Any], recipe: PipelineSettings) 
     if not isinstance(each, Mapping) or not each:
         raise ConfigurationError("is not a group of variants", path=f"{name}.each")
     base = {key: value for key, value in values.items() if key != "each"}
+    # Here, and not under a variant's name, the user finds the key of a wrong shared value; and a
+    # value that every variant replaces is looked at all the same.
+    convert_given(_stage(name, base).config_type, _settings(base), name)
     for variant, changes in each.items():
         if not isinstance(changes, Mapping):
             raise ConfigurationError("is not a group of settings", path=f"{name}.each.{variant}")
@@ -147,23 +165,31 @@ def _steps_of(name: str, composed: Mapping[str, Any], recipe: PipelineSettings) 
 
 
 def _step(name: str, values: Mapping[str, Any]) -> Step:
-    stage = STAGES.get(str(values.get("stage")))
-    if stage is None:
-        hint = nearest(str(values.get("stage")), STAGES)
-        raise ConfigurationError(
-            f"{values.get('stage')!r} is no stage", path=f"{name}.stage", hint=hint
-        )
+    stage = _stage(name, values)
     inputs = values.get("inputs") or {}
     if not isinstance(inputs, Mapping):
         raise ConfigurationError(f"{inputs!r} is not a group of references", path=f"{name}.inputs")
-    config = {key: value for key, value in values.items() if key not in _WIRING}
     return Step(
         name=name,
         stage=stage,
-        config=build(stage.config_type, config, name),
+        config=build(stage.config_type, _settings(values), name),
         inputs={
             str(key): Reference.parse(text, f"{name}.inputs.{key}")
             for key, text in inputs.items()
             if text is not None
         },
     )
+
+
+def _stage(name: str, values: Mapping[str, Any]) -> Stage[Any]:
+    wanted = values.get("stage")
+    stage = STAGES.get(str(wanted))
+    if stage is None:
+        raise ConfigurationError(
+            f"{wanted!r} is no stage", path=f"{name}.stage", hint=nearest(str(wanted), STAGES)
+        )
+    return stage
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _WIRING}

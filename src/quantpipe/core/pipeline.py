@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import graphlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quantpipe.core.stage import Stage
 from quantpipe.errors import ConfigurationError, nearest
+
+# A step's name becomes a folder, its dots the levels.
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +59,24 @@ class Pipeline:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        by_name = {step.name: step for step in self.steps}
+        by_name: dict[str, Step] = {}
+        for step in self.steps:
+            if step.name in by_name:
+                raise ConfigurationError(f"{step.name} is listed twice", path="pipeline.steps")
+            by_name[step.name] = step
         for step in self.steps:
             _check_names(step)
             for input_name, reference in step.inputs.items():
                 _check_edge(step, input_name, reference, by_name)
+            _check_together(step, by_name)
         object.__setattr__(self, "steps", _in_order(self.steps))
 
 
 def _check_names(step: Step) -> None:
     stage = step.stage
+    if not _NAME.fullmatch(step.name):
+        hint = "take letters, digits, - and _"
+        raise ConfigurationError(f"{step.name!r} is no name", path="pipeline.steps", hint=hint)
     for name in step.inputs:
         if name not in stage.inputs and stage.any_inputs is None:
             raise ConfigurationError(
@@ -108,13 +120,25 @@ def _check_edge(
         raise ConfigurationError(f"{reference} is a {kind}, not a {wanted}", path=path)
 
 
+def _check_together(step: Step, by_name: Mapping[str, Step]) -> None:
+    kinds = {
+        name: by_name[reference.step].stage.outputs[reference.output].kind
+        for name, reference in step.inputs.items()
+    }
+    try:
+        step.stage.check_wiring(kinds)
+    except ConfigurationError as error:
+        error.path = f"{step.name}.inputs.{error.path}"
+        raise
+
+
 def _in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
     by_name = {step.name: step for step in steps}
     graph = {s.name: {reference.step for reference in s.inputs.values()} for s in by_name.values()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        cycle = " -> ".join(reversed(error.args[1]))
+        cycle = " -> ".join(error.args[1])
         raise ConfigurationError(
             f"the steps form a cycle: {cycle}", path="pipeline.steps", hint="cut one of its inputs"
         ) from error

@@ -18,7 +18,13 @@ from quantpipe.core.run_directory import RunDirectory
 from quantpipe.core.schema import identity
 from quantpipe.core.signals import StopRequest
 from quantpipe.core.stage import Context, Inputs
-from quantpipe.errors import ArtifactError, Interrupted, MachineError, QuantpipeError
+from quantpipe.errors import (
+    ArtifactError,
+    ConfigurationError,
+    Interrupted,
+    MachineError,
+    QuantpipeError,
+)
 from quantpipe.progress import Progress
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -73,7 +79,12 @@ def check_pipeline(pipeline: Pipeline) -> None:
     """Raises for whatever the stages can know to be wrong before any work."""
     for step in pipeline.steps:
         with named(step.name):
-            step.stage.check(step.config)
+            try:
+                step.stage.check(step.config)
+            except ConfigurationError as error:
+                error.path = f"{step.name}.{error.path}"
+                error.stage = ""  # the key names the step
+                raise
 
 
 def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
@@ -194,19 +205,19 @@ def _artifacts(step: Step, entry: Entry) -> dict[str, Artifact]:
 
 
 @contextmanager
-def named(step: str) -> Iterator[None]:
+def named(step: str | None) -> Iterator[None]:
     """Gives errors the name of the step, and faults of the machine an exit code and a hint."""
     try:
         yield
     except QuantpipeError as error:
-        error.stage = error.stage or step
+        error.stage = step if error.stage is None else error.stage
         raise
     except OSError as error:
         raise _from_os_error(error, step) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
             raise
-        fault = MachineError("out of memory", hint=f"lower {step}.batch_size or the image size")
+        fault = MachineError("out of memory", hint="lower its batch_size or the image size")
         fault.stage = step
         raise fault from error
 
@@ -215,15 +226,20 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
-def _from_os_error(error: OSError, step: str) -> MachineError:
+def _from_os_error(error: OSError, step: str | None) -> MachineError:
     cause = error.strerror or str(error)
     hint = "see that the path can be written and read"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(Path.cwd()).free / 2**20
-        hint = f"{free:.0f} MiB are free here; make room or set cache_dir and run_dir elsewhere"
+        free = shutil.disk_usage(_existing(Path(error.filename or "."))).free / 2**20
+        hint = f"{free:.0f} MiB are free there; make room or set cache_dir and run_dir elsewhere"
     fault = MachineError(cause, path=error.filename, hint=hint)
     fault.stage = step
     return fault
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that is still there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 @contextmanager

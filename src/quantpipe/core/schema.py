@@ -34,10 +34,14 @@ class Between:
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return f"{'above' if self.open_low else 'at least'} {self.low:g}"
+            return f"{'above' if self.open_low else 'at least'} {_number(self.low)}"
         if self.open_low:
-            return f"above {self.low:g} and at most {self.high:g}"
-        return f"between {self.low:g} and {self.high:g}"
+            return f"above {_number(self.low)} and at most {_number(self.high)}"
+        return f"between {_number(self.low)} and {_number(self.high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.12g}"
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,27 @@ class ExecutionOnly:
 def build(cls: type[C], values: Any, path: str) -> C:
     """Builds the dataclass ``cls`` from a mapping of exactly its fields.
 
+    ``path`` is the key of the mapping, empty for the root.
+
     Raises:
         ConfigurationError: names the key, the value, and the nearest name that is known.
+    """
+    converted = convert_given(cls, values, path)
+    for name in field_types(cls):
+        if name not in converted:
+            raise ConfigurationError("is not set", path=_below(path, name), hint="give it a value")
+    try:
+        return cls(**converted)
+    except QuantpipeError as error:
+        error.path = path if error.path is None else _below(path, str(error.path))
+        raise
+
+
+def convert_given(cls: type[Any], values: Any, path: str) -> dict[str, Any]:
+    """Converts the fields of ``cls`` that a mapping holds; others may still be missing.
+
+    Raises:
+        ConfigurationError: as :func:`build` does.
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{values!r} is not a group of settings", path=path)
@@ -57,19 +80,19 @@ def build(cls: type[C], values: Any, path: str) -> C:
     for name in values:
         if name not in hints:
             raise ConfigurationError(
-                "there is no such setting", path=f"{path}.{name}", hint=nearest(str(name), hints)
+                "there is no such setting",
+                path=_below(path, str(name)),
+                hint=nearest(str(name), hints),
             )
-    for name in hints:
-        if name not in values:
-            raise ConfigurationError("is not set", path=f"{path}.{name}", hint="give it a value")
-    converted = {
-        name: convert(hint, values[name], f"{path}.{name}") for name, hint in hints.items()
+    return {
+        name: convert(hint, values[name], _below(path, name))
+        for name, hint in hints.items()
+        if name in values
     }
-    try:
-        return cls(**converted)
-    except QuantpipeError as error:
-        error.path = path if error.path is None else f"{path}.{error.path}"
-        raise
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def field_types(cls: Any) -> dict[str, Any]:
@@ -101,7 +124,7 @@ def _in_range(value: Any, marks: Sequence[Any], path: str) -> Any:
         if isinstance(mark, Between):
             for number in numbers:
                 if number is not None and not mark.holds(number):
-                    raise ConfigurationError(f"{number:g} is not {mark}", path=path)
+                    raise ConfigurationError(f"{_number(number)} is not {mark}", path=path)
     return value
 
 

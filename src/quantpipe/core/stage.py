@@ -63,6 +63,10 @@ def _nothing_to_check(config: Any) -> None:
     """Types and ranges are all there is to check."""
 
 
+def _any_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
+    """The declared inputs are all there is to check."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[C]):
     """One kind of work.
@@ -77,6 +81,8 @@ class Stage(Generic[C]):
         run: Reads inputs, writes every output, returns metrics that fit in JSON.
         check: Raises :class:`~quantpipe.errors.QuantpipeError` for what can be known to be wrong
             before any work; fast, reads as little as it can.
+        check_wiring: Told the kind of every input that is wired; raises
+            :class:`~quantpipe.errors.ConfigurationError` with the input's name as ``path``.
         content: Digests of what the configuration names by path, and of the libraries and the
             hardware that the result depends on. Its second argument is a folder in which it may
             remember digests of files that do not change.
@@ -90,6 +96,7 @@ class Stage(Generic[C]):
     any_inputs: Input | None = None
     run: Callable[[C, Inputs, Outputs, Context], Metrics]
     check: Callable[[C], None] = _nothing_to_check
+    check_wiring: Callable[[Mapping[str, ArtifactKind]], None] = _any_wiring
     content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
 
 

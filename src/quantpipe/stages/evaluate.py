@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Outputs, Stage
+from quantpipe.errors import ConfigurationError, nearest
 from quantpipe.files import write_json
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
 from quantpipe.settings.recipe import BatchSize, Count, Fraction
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from quantpipe.evaluation.coco_map import MapResult
 
 _PARITY = "parity_"
+_MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT})
+_GRAPH = frozenset({ArtifactKind.ONNX})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,20 @@ class EvaluateConfig:
     num_runs: Annotated[int, Between(1)]
     num_parity_images: Annotated[int, Between(1)]
     num_examples: Annotated[int, Between(0, 50)]
+
+
+def check_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
+    """Refuses a graph as a variant, a variant as a graph, and a graph without its variant."""
+    variants = {name for name in kinds if not name.startswith(_PARITY)}
+    for name, kind in kinds.items():
+        wanted = _MEASURABLE if name in variants else _GRAPH
+        if kind not in wanted:
+            names = " or ".join(sorted(wanted))
+            raise ConfigurationError(f"is wired to a {kind}, not to a {names}", path=name)
+        variant = name.removeprefix(_PARITY)
+        if variant not in variants:
+            hint = nearest(variant, variants)
+            raise ConfigurationError(f"there is no variant {variant!r}", path=name, hint=hint)
 
 
 def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
@@ -216,18 +233,17 @@ def _examples(
     }
 
 
-_MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT, ArtifactKind.ONNX})
-
 STAGE = Stage(
     name="evaluate",
     version=1,
     config_type=EvaluateConfig,
-    any_inputs=Input(kinds=_MEASURABLE),
+    any_inputs=Input(kinds=_MEASURABLE | _GRAPH),
     outputs={
         "metrics": Output(kind=ArtifactKind.METRICS, file="metrics.json"),
         "examples": Output(kind=ArtifactKind.EXAMPLES, file="examples.json"),
     },
     run=run,
     check=lambda config: check_data(config.data),
+    check_wiring=check_wiring,
     content=content,
 )
