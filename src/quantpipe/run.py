@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from quantpipe.config import Plan, to_yaml
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.runner import Runner, run_pipeline
+from quantpipe.core.runner import Runner, named, run_pipeline
 from quantpipe.core.signals import StopRequest, stop_on_signals
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
 from quantpipe.files import write_atomic
@@ -29,7 +30,7 @@ def run_plan(plan: Plan) -> None:
     root = plan.settings.run_dir.absolute()
     _writable(root, "run_dir")
     _writable(plan.settings.cache_dir.absolute(), "cache_dir")
-    with stop_on_signals() as stop, watching(stop) as shown:
+    with stop_on_signals() as stop, watching(stop) as shown, named(None):
         progress = Logged(shown, root / "run.log")
         directory = RunDirectory(root, warn=progress.note)
         with directory.held():
@@ -37,8 +38,30 @@ def run_plan(plan: Plan) -> None:
 
 
 def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress) -> None:
+    try:
+        with named(None):
+            _run_and_present(plan, directory, stop, progress)
+    except QuantpipeError as error:
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        with suppress(OSError):  # a full disk must not hide why the run failed
+            directory.write_status(
+                state,
+                error.stage,
+                overrides=plan.overrides,
+                error=str(error),
+                exit_code=error.exit_code,
+            )
+        raise
+
+
+def _run_and_present(
+    plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress
+) -> None:
+    cache = RunCache(
+        plan.settings.cache_dir.absolute(), warn=progress.note, still_wanted=stop.raise_if_set
+    )
     runner = Runner(
-        cache=RunCache(plan.settings.cache_dir.absolute(), warn=progress.note),
+        cache=cache,
         run_directory=directory,
         progress=progress,
         stop=stop,
@@ -47,21 +70,9 @@ def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: 
     )
     write_atomic(directory.root / "config.yaml", to_yaml(plan.composed).encode())
     start = time.monotonic()
-    try:
-        records = run_pipeline(plan.pipeline, runner)
-        seconds = time.monotonic() - start
-        present(plan, records, directory.root, seconds, progress)
-        directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
-    except QuantpipeError as error:
-        state = "interrupted" if isinstance(error, Interrupted) else "failed"
-        directory.write_status(
-            state,
-            error.stage,
-            overrides=plan.overrides,
-            error=str(error),
-            exit_code=error.exit_code,
-        )
-        raise
+    records = run_pipeline(plan.pipeline, runner)
+    present(plan, records, directory.root, time.monotonic() - start, progress)
+    directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
 
 
 def report_sweep(folder: Path) -> int:

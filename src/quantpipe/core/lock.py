@@ -14,22 +14,37 @@ from filelock import BaseFileLock, FileLock, Timeout
 from quantpipe.errors import BusyError
 from quantpipe.files import write_atomic
 
+_POLL_SECONDS = 0.5
+
 
 @contextmanager
-def held(path: Path, *, waiting: Callable[[str], None]) -> Iterator[None]:
+def held(
+    path: Path, *, waiting: Callable[[str], None], still_wanted: Callable[[], None]
+) -> Iterator[None]:
     """Holds the lock file at ``path``, telling ``waiting`` who has it while another process does.
 
-    The kernel releases the lock with its process, and a fork does not inherit it; the file
-    itself is never removed, since removing it would let two processes lock two files of one name.
+    ``still_wanted`` is called now and then during the wait, and ends it by raising. The kernel
+    releases the lock with its process, and a fork does not inherit it; the file itself is never
+    removed, since removing it would let two processes lock two files of one name.
     """
     lock = _lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         waiting(f"waiting for {_holder(path)}, which makes the same step")
-        lock.acquire()
+        _wait(lock, still_wanted)
     with _signed(path, lock):
         yield
+
+
+def _wait(lock: BaseFileLock, still_wanted: Callable[[], None]) -> None:
+    while True:
+        still_wanted()
+        try:
+            lock.acquire(timeout=_POLL_SECONDS)
+        except Timeout:
+            continue
+        return
 
 
 @contextmanager

@@ -54,11 +54,24 @@ def key_of(identity: Mapping[str, Any]) -> str:
 
 
 class RunCache:
-    """The store of results. ``warn`` is told of entries that had to be quarantined."""
+    """The store of results.
 
-    def __init__(self, root: Path, *, warn: Callable[[str], None]):
+    Args:
+        root: Its folder; made when something is put in.
+        warn: Told of entries that had to be quarantined, and of waiting for another process.
+        still_wanted: Ends such a wait by raising.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        warn: Callable[[str], None],
+        still_wanted: Callable[[], None] = lambda: None,
+    ):
         self._root = root
         self._warn = warn
+        self._still_wanted = still_wanted
         self._verified: dict[str, Entry] = {}
 
     @property
@@ -73,22 +86,23 @@ class RunCache:
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Holds the one lock of a key, waiting for it if need be."""
-        with held(self._root / "locks" / f"{key}.lock", waiting=self._warn):
+        path = self._root / "locks" / f"{key}.lock"
+        with held(path, waiting=self._warn, still_wanted=self._still_wanted):
             yield
 
     def find(self, key: str) -> Entry | None:
-        """The entry of a key if there and whole; a damaged one is set aside with a warning."""
-        if key in self._verified:
-            return self._verified[key]
-        folder = self._object(key)
-        if not folder.exists():
-            return None
-        fault, entry = _verify(folder, key)
-        if entry is None:
-            self._quarantine(folder, fault)
-            return None
-        self._verified[key] = entry
-        return entry
+        """The entry of a key if it is there and whole."""
+        return self._look(key)[1]
+
+    def _look(self, key: str) -> tuple[str, Entry | None]:
+        """The fault of an entry (empty if it is not there) and None, or the entry."""
+        if key not in self._verified:
+            folder = self._object(key)
+            fault, entry = _verify(folder, key) if folder.exists() else ("", None)
+            if entry is None:
+                return fault, None
+            self._verified[key] = entry
+        return "", self._verified[key]
 
     def obtain(
         self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
@@ -96,15 +110,18 @@ class RunCache:
         """Returns the entry of ``key`` and whether it was there already.
 
         Whoever gets the lock first calls ``write`` with an empty folder; the others wait and
-        find the result. If ``write`` raises, nothing of it is left.
+        find the result. If ``write`` raises, nothing of it is left. A damaged entry is set aside
+        with a warning and built again.
         """
         entry = self.find(key)
         if entry is not None:
             return entry, True
         with self.lock(key):
-            entry = self.find(key)
+            fault, entry = self._look(key)
             if entry is not None:
                 return entry, True
+            if fault:  # under the lock only, or a damaged entry's successor could be set aside
+                self._quarantine(self._object(key), fault)
             return self._build(key, identity, write), False
 
     def _build(
@@ -137,10 +154,7 @@ class RunCache:
     def _quarantine(self, folder: Path, fault: str) -> None:
         place = self._root / "quarantine" / f"{folder.name}.{uuid.uuid4().hex[:8]}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.rename(place)
-        except FileNotFoundError:
-            return  # another process set it aside first
+        folder.rename(place)
         self._warn(
             f"cache entry {folder.name[:12]} is damaged ({fault}); set aside and built again"
         )
