@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -39,7 +41,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         OSError: Nothing is left behind and an older ``path`` is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -50,6 +52,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of ``path`` to write under before the rename."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers of files called ``name`` left anywhere below ``folder``.
+
+    Only for whoever holds the lock that its writers hold.
+    """
+    for path in folder.rglob(f".{name}.*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

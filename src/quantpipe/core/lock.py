@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantpipe.errors import BusyError
-from quantpipe.files import write_atomic
+from quantpipe.files import remove_leftovers, write_atomic
 
 _POLL_SECONDS = 0.5
 
@@ -66,8 +66,10 @@ def held_or_busy(path: Path) -> Iterator[None]:
 @contextmanager
 def _signed(path: Path, lock: BaseFileLock) -> Iterator[None]:
     try:
+        signature = path.with_suffix(".holder")
+        remove_leftovers(path.parent, signature.name)
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        write_atomic(path.with_suffix(".holder"), json.dumps(holder).encode())
+        write_atomic(signature, json.dumps(holder).encode())
         yield
     finally:
         lock.release()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.core.lock import held
+from quantpipe.errors import MachineError
 from quantpipe.files import canonical_json, sha256_file, sync_directory, write_json
 
 _FORMAT = 1
@@ -142,7 +143,9 @@ class RunCache:
             raise
         shutil.rmtree(self.progress_folder(key), ignore_errors=True)
         fault, entry = _verify(final, key)
-        assert entry is not None, fault
+        if entry is None:
+            hint = "the disk may be failing; the next run sets it aside"
+            raise MachineError(f"cannot be read back: {fault}", path=final, hint=hint)
         self._verified[key] = entry
         return entry
 

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from quantpipe.core.lock import held_or_busy
 from quantpipe.core.run_cache import Entry
-from quantpipe.files import sha256_file, write_json
+from quantpipe.files import remove_leftovers, sha256_file, temporary_beside, write_json
 
 _MANIFEST = "manifest.json"
 
@@ -40,6 +39,7 @@ class RunDirectory:
     def held(self) -> Iterator[None]:
         """Holds the folder; raises :class:`~quantpipe.errors.BusyError` if another run does."""
         with held_or_busy(self._root / ".lock"):
+            remove_leftovers(self._root)
             yield
 
     def place(self, step: str, entry: Entry) -> None:
@@ -95,7 +95,7 @@ def _recorded_digests(manifest: Path) -> dict[str, str]:
 def _copy(source: Path, target: Path) -> None:
     """A real copy under its final name only once whole; shares blocks where the disk can."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(target)
     try:
         with source.open("rb") as reader, temporary.open("wb") as writer:
             _copy_blocks(reader.fileno(), writer.fileno(), source.stat().st_size)
