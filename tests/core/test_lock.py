@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.core.toy import exit_code, forked
+
+from quantpipe.core.lock import held, held_or_busy
+from quantpipe.errors import BusyError
+
+
+def hold(lock: Path, ready: Path, *, with_worker: bool) -> None:
+    """Holds the lock, with a forked loader worker perhaps, until it is killed."""
+    with held(lock, waiting=print, still_wanted=lambda: None):
+        if with_worker:
+            worker = forked(lambda: time.sleep(60))
+            ready.with_suffix(".tmp").write_text(str(worker))
+        else:
+            ready.with_suffix(".tmp").write_text("")
+        ready.with_suffix(".tmp").rename(ready)
+        time.sleep(60)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("with_worker", [False, True])
+def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path, with_worker: bool) -> None:
+    lock, ready = tmp_path / "locks" / "a.lock", tmp_path / "ready"
+    holder = forked(lambda: hold(lock, ready, with_worker=with_worker))
+    wait_for(ready)
+    with pytest.raises(BusyError), held_or_busy(lock):
+        pass
+    os.kill(holder, signal.SIGKILL)
+    assert exit_code(holder) == -signal.SIGKILL
+    start = time.monotonic()
+    with held(lock, waiting=pytest.fail, still_wanted=lambda: None):
+        assert time.monotonic() - start < 2
+    if with_worker:
+        worker = int(ready.read_text())
+        os.kill(worker, 0)  # it outlives its parent, and holds nothing
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_busy_folder_names_its_holder(tmp_path: Path) -> None:
+    lock, ready = tmp_path / ".lock", tmp_path / "ready"
+    holder = forked(lambda: hold(lock, ready, with_worker=False))
+    wait_for(ready)
+    with pytest.raises(BusyError) as caught, held_or_busy(lock):
+        pass
+    os.kill(holder, signal.SIGKILL)
+    exit_code(holder)
+    assert caught.value.exit_code == 75
+    assert f"process {holder} on " in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "run_dir" in str(caught.value)
+
+
+def test_a_missing_signature_does_not_matter(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    with held_or_busy(lock):
+        lock.with_suffix(".holder").write_text("{}")
+        with pytest.raises(BusyError, match="another process is running here"), held_or_busy(lock):
+            pass
+
+
+def test_the_lock_file_is_never_removed(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    with held_or_busy(lock):
+        inode = lock.stat().st_ino
+    with held_or_busy(lock):
+        assert lock.stat().st_ino == inode
+    assert lock.exists()
+
+
+def test_a_waiter_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
+    lock, ready = tmp_path / "a.lock", tmp_path / "ready"
+
+    def briefly() -> None:
+        with held(lock, waiting=print, still_wanted=lambda: None):
+            ready.touch()
+            time.sleep(0.3)
+
+    holder = forked(briefly)
+    wait_for(ready)
+    told: list[str] = []
+    with held(lock, waiting=told.append, still_wanted=lambda: None):
+        assert len(told) == 1
+    assert exit_code(holder) == 0
