@@ -20,14 +20,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from quantpipe import __version__
 from quantpipe.composition import (
+    COMPOSITION_FAULTS,
     PRIMARY,
     asks_for_version,
     check_composition,
@@ -67,7 +66,7 @@ def _exit_code(work: Callable[[], Any]) -> int:
         work()
     except QuantpipeError as error:
         return _tell(error)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_FAULTS as error:
         return _tell(explain(error))
     except BrokenPipeError:
         # Whoever read the output has enough of it (``quantpipe --help | head``).
@@ -149,6 +148,9 @@ def _jobs(config: DictConfig) -> Iterable[list[str]]:
 
 def _check_job(config: DictConfig, overrides: list[str]) -> Plan:
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
-    job = loader.load_sweep_config(config, overrides)
+    try:
+        job = loader.load_sweep_config(config, overrides)
+    except COMPOSITION_FAULTS as error:
+        raise explain(error, overrides) from error
     task = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
     return read_plan(task, overrides)

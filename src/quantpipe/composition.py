@@ -19,11 +19,15 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from quantpipe.errors import ConfigurationError, nearest
 
 PRIMARY = "config"
 """The name of the primary configuration."""
+
+COMPOSITION_FAULTS = (HydraException, OmegaConfBaseException, YAMLError)
+"""What composing may raise, for :func:`explain`."""
 
 # Hydra runs what its own node names before any of our checks: only Hydra's parts, installed
 # plugins and our callback may stand there.
@@ -85,6 +89,9 @@ def check_composition(arguments: argparse.Namespace) -> None:
                 path=f"{path}.{key}",
                 hint="remove it",
             )
+    if "pipeline" not in config:
+        hint = "begin its file with '# @package _global_' and set pipeline.name and pipeline.steps"
+        raise ConfigurationError("the recipe lists no steps", path="pipeline", hint=hint)
     # Hydra would stumble over an interpolation on its way to our own checks.
     OmegaConf.to_container(OmegaConf.masked_copy(config, _own(config)), resolve=True)
 
@@ -120,8 +127,13 @@ def _loader(arguments: argparse.Namespace) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def explain(error: Exception) -> ConfigurationError:
-    """Hydra's and OmegaConf's faults in one line, with the nearest name where one is wrong."""
+def explain(error: Exception, overrides: Sequence[str] | None = None) -> ConfigurationError:
+    """Hydra's and OmegaConf's faults in one line, with the nearest name where one is wrong.
+
+    ``overrides`` are those of the job of a sweep; otherwise those of the command line count.
+    """
+    if isinstance(error, YAMLError):
+        return ConfigurationError(str(error).strip(), hint="see the YAML at that place")
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
     if isinstance(error, OverrideParseException) or "Could not override ''" in str(error):
@@ -135,7 +147,8 @@ def explain(error: Exception) -> ConfigurationError:
     text = _first_line(error)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         named = re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text)
-        return _unknown_setting(named[1] if named else "", str(cause.full_key or cause.key))
+        failed = str(cause.full_key or cause.key)
+        return _unknown_setting(named[1] if named else "", failed, overrides)
     if isinstance(cause, OmegaConfBaseException):
         key = cause.full_key or None
         return ConfigurationError(_first_line(cause).rstrip("."), path=key)
@@ -158,18 +171,21 @@ def _unknown_option(error: MissingConfigException) -> ConfigurationError:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return ConfigurationError(_first_line(error), hint="see quantpipe --info searchpath")
+    options = _loader(read_arguments()).get_group_options(group)
     return ConfigurationError(
-        f"group '{group}' has no option '{option}'", hint=nearest(option, error.options or ())
+        f"group '{group}' has no option '{option}'", hint=nearest(option, options)
     )
 
 
-def _unknown_setting(given: str, failed: str) -> ConfigurationError:
+def _unknown_setting(
+    given: str, failed: str, overrides: Sequence[str] | None
+) -> ConfigurationError:
     """Names the first part of a dotted key that is not there, and what is meant perhaps.
 
     ``given`` is the key on the command line, ``failed`` the one that could not be set: another
     where the value given is a group.
     """
-    config = _composed_without_faults()
+    config = _composed_without_faults(overrides)
     key = given or failed
     found, node = _longest_known(key, config)
     if found == key:
@@ -213,18 +229,17 @@ def _own(config: DictConfig) -> list[str]:
     return [str(key) for key in config if key != "hydra"]
 
 
-def _composed_without_faults() -> DictConfig:
-    """What the group choices of the command line alone compose to."""
+def _composed_without_faults(overrides: Sequence[str] | None) -> DictConfig:
+    """What the group choices alone compose to."""
     arguments = read_arguments()
     loader = _loader(arguments)
     groups = set(loader.list_groups(""))
-    choices = [
-        text for text in arguments.overrides if text.partition("=")[0].lstrip("+~") in groups
-    ]
+    given = arguments.overrides if overrides is None else overrides
+    choices = [text for text in given if text.partition("=")[0].lstrip("+~") in groups]
     name = arguments.config_name or PRIMARY
     try:
         return loader.load_configuration(name, overrides=choices, run_mode=RunMode.RUN)
-    except (HydraException, OmegaConfBaseException):
+    except COMPOSITION_FAULTS:
         return loader.load_configuration(name, overrides=[], run_mode=RunMode.RUN)
 
 

@@ -168,9 +168,9 @@ def on_file_operation(number: int, folder: Path, act: Callable[[], None]) -> Non
 
     sync = os.fsync
 
-    def counted_fsync(descriptor: Any) -> None:
+    def counted_fsync(fd: Any) -> None:
         count()
-        sync(descriptor)
+        sync(fd)
 
     os.fsync = counted_fsync
     sys.addaudithook(hook)
