@@ -164,7 +164,9 @@ def _advice(error: Exception) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """The first line, and the next one too where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
 
 
 def _unknown_option(error: MissingConfigException) -> ConfigurationError:

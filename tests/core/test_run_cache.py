@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.core.toy import die, exit_code, forked, on_file_operation
@@ -114,6 +115,31 @@ def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
         store.cache().obtain(KEY, IDENTITY, fail)
     assert not store.in_staging()
     assert store.cache().find(KEY) is None
+
+
+def test_everything_is_on_the_disk_before_the_rename_and_the_manifest_last(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the machine, which no test can kill, keeps what was synced and loses the rest."""
+    events: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def recorded_sync(fd: Any) -> None:
+        events.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        sync(fd)
+
+    def recorded_rename(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    store.build()
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    manifest = next(i for i, name in enumerate(before) if name.startswith(".manifest.json."))
+    assert {"first.bin", "second.txt", "folder"} <= set(before[:manifest])
+    assert before[manifest + 1].startswith(KEY)  # the folder that now names the manifest
+    assert after == [KEY[:2]]
 
 
 SURVIVED, FAILED = 4, 3

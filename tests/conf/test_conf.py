@@ -1,0 +1,117 @@
+"""Every shipped YAML is composed into a checked plan; the folders that mirror each other do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import quantpipe
+from quantpipe.composition import config_folder
+from quantpipe.config import Plan, read_plan
+from quantpipe.core.schema import field_types
+from quantpipe.settings import engine as engine_settings
+from quantpipe.stages import STAGES
+
+CONF = config_folder()
+PACKAGE = Path(quantpipe.__file__).parent
+TESTS = Path(__file__).parents[1]
+# What a user must say to choose these.
+NEEDED = {
+    "data": {"coco": ["data.root={data}"], "yolo": ["data.root={data}"]},
+    "engine": {
+        "onnxruntime": [
+            "~build_engine.each.half",
+            "~evaluate.inputs.half",
+            "~evaluate.inputs.parity_half",
+        ]
+    },
+}
+
+
+# In a checkout ``conf/pipelines`` is a link, which ``rglob`` does not follow everywhere.
+FILES = sorted({*CONF.rglob("*.yaml"), *(CONF / "pipelines").glob("*.yaml")})
+
+
+def stems(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def shipped() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def plan(*overrides: str) -> Plan:
+    return read_plan(compose("config", overrides=["device=cpu", *overrides]), overrides)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The folders and files that a COCO and a YOLO data set need before they are read."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (group, option)
+        for group in ("pipelines", "model", "data", "engine")
+        for option in stems(group)
+    ],
+)
+def test_every_option_of_every_group_makes_a_plan(
+    group: str, option: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The plan of an engine whose library is not here is checked as if it were.
+    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    needed: Sequence[str] = NEEDED.get(group, {}).get(option, ())
+    made = plan(f"{group}={option}", *(text.format(data=data) for text in needed))
+    assert made.pipeline.steps
+
+
+@pytest.mark.parametrize("name", stems("pipelines"))
+def test_a_recipe_is_called_as_its_file_and_lists_all_its_steps(name: str) -> None:
+    made = plan(f"pipelines={name}")
+    assert made.pipeline.name == name
+    configured = {k for k, v in made.composed.items() if isinstance(v, dict) and "stage" in v}
+    assert configured == set(made.composed["pipeline"]["steps"])
+    compared = made.composed["evaluate"]["inputs"]
+    assert {"fp32", "half"} <= set(compared)  # INT8 must beat half precision, not float
+
+
+@pytest.mark.parametrize("name", [name for name in stems("model") if name.startswith("yolov6")])
+def test_a_model_is_called_as_its_file(name: str) -> None:
+    assert plan(f"model={name}").composed["model"]["name"] == name
+
+
+def test_stages_their_values_their_code_and_their_tests_have_the_same_names() -> None:
+    code = sorted(path.stem for path in (PACKAGE / "stages").glob("[!_]*.py"))
+    tests = sorted(path.stem.removeprefix("test_") for path in (TESTS / "stages").glob("test_*.py"))
+    assert stems("stage") == code == tests == sorted(STAGES)
+
+
+@pytest.mark.parametrize("name", stems("stage"))
+def test_a_stage_file_holds_exactly_the_settings_of_its_stage(name: str) -> None:
+    values = compose("config", overrides=[f"+stage@probe={name}"]).probe
+    assert values.stage == name
+    assert set(values) - {"stage"} == set(field_types(STAGES[name].config_type))
+
+
+def test_every_yaml_belongs_to_a_group_that_is_tested_here() -> None:
+    groups = {path.parent.relative_to(CONF).as_posix() for path in FILES}
+    assert groups == {".", "stage", "pipelines", "model", "data", "engine", "loss", "hydra/help"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_yaml_says_in_its_first_lines_what_it_is(path: Path) -> None:
+    head = path.read_text().splitlines()[:2]
+    assert any(line.startswith("# ") for line in head) or path.stem == "quantpipe"

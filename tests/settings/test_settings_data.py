@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantpipe.core.schema import build, convert
+from quantpipe.core.stage import Context
+from quantpipe.errors import ConfigurationError, DataError
+from quantpipe.progress import Silent
+from quantpipe.settings.data import (
+    CocoSettings,
+    DataSettings,
+    ShapesSettings,
+    YoloSettings,
+    check_data,
+    coco_at,
+    data_content,
+    open_split,
+)
+
+SHAPES: dict[str, Any] = {
+    "format": "shapes",
+    "num_train": 3,
+    "num_val": 2,
+    "image_size": 64,
+    "num_classes": 2,
+    "difficulty": 0.0,
+    "seed": 5,
+}
+COCO: dict[str, Any] = {
+    "format": "coco",
+    "root": None,
+    "train_images": None,
+    "train_annotations": None,
+    "val_images": None,
+    "val_annotations": None,
+    "max_bad_images": 0,
+    "strict": True,
+}
+YOLO: dict[str, Any] = {
+    "format": "yolo",
+    "root": "data",
+    "class_names": None,
+    "allow_unlabelled": False,
+    "max_bad_images": 0,
+    "strict": False,
+}
+
+
+def settings(**values: Any) -> DataSettings:
+    made: DataSettings = convert(DataSettings, values, "data")
+    return made
+
+
+def write_coco(root: Path, split: str, colour: int = 0) -> None:
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    pixels = np.full((64, 64, 3), colour, dtype=np.uint8)
+    Image.fromarray(pixels).save(root / split / "a.png")
+    (root / "annotations" / f"instances_{split}.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+                "categories": [{"id": 1, "name": "thing"}],
+                "annotations": [
+                    {
+                        "id": 1,
+                        "image_id": 1,
+                        "category_id": 1,
+                        "bbox": [1, 2, 30, 40],
+                        "area": 1200,
+                        "iscrowd": 0,
+                    }
+                ],
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(SHAPES, ShapesSettings), (COCO | {"root": "x"}, CocoSettings), (YOLO, YoloSettings)],
+)
+def test_the_format_tells_the_kinds_apart(values: dict[str, Any], kind: type) -> None:
+    assert type(settings(**values)) is kind
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (SHAPES | {"format": "shape"}, "data.format: 'shape' is unknown; did you mean 'shapes'?"),
+        (SHAPES | {"num_train": 0}, "data.num_train: 0 is not between"),
+        (SHAPES | {"difficulty": 1.5}, "data.difficulty: 1.5 is not between 0 and 1"),
+        (COCO, "data.train_images: no data set is named; set data.root=FOLDER"),
+        (COCO | {"train_images": "x"}, "data.train_annotations: no data set is named"),
+        (YOLO | {"root": None}, "data.root: None is not a path"),
+        (YOLO | {"class_names": "a"}, "data.class_names: 'a' is not a list"),
+        (COCO | {"root": "x", "allow_unlabelled": True}, "data.allow_unlabelled: there is no such"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(**values)
+    assert str(caught.value).startswith(line)
+
+
+def test_missing_folders_are_found_without_reading(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not there; see data\.root"):
+        check_data(settings(**COCO | {"root": str(tmp_path / "nowhere")}))
+    with pytest.raises(DataError):
+        check_data(settings(**COCO | {"root": str(tmp_path)}))  # there, but no COCO data set
+    check_data(settings(**SHAPES))
+
+
+def test_the_content_of_a_data_set_is_its_pixels_and_boxes_not_its_place(tmp_path: Path) -> None:
+    digests = []
+    for name, colour in (("a", 0), ("b", 0), ("c", 1)):
+        for split in ("train", "val"):
+            write_coco(tmp_path / name, split, colour if split == "val" else 0)
+        found = data_content(coco_at(tmp_path / name), ("train", "val"), tmp_path / "memo" / name)
+        assert set(found) == {"train", "val"}
+        digests.append(found)
+    assert digests[0] == digests[1]
+    assert digests[0]["train"] == digests[2]["train"]
+    assert digests[0]["val"] != digests[2]["val"]
+
+
+def test_only_the_splits_that_are_used_are_named(tmp_path: Path) -> None:
+    write_coco(tmp_path, "val")
+    assert set(data_content(coco_at(tmp_path), ("val",), tmp_path / "memo")) == {"val"}
+
+
+def test_digests_are_remembered_in_the_folder_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantpipe.data.dataset._SETTLED_NS", -1)  # files this new are not kept
+    write_coco(tmp_path, "val")
+    memo = tmp_path / "memo"
+    first = data_content(coco_at(tmp_path), ("val",), memo)
+    assert list(json.loads((memo / "images-val.json").read_text())) == ["a.png"]
+    assert data_content(coco_at(tmp_path), ("val",), memo) == first
+
+
+def test_generated_data_is_named_by_its_settings(tmp_path: Path) -> None:
+    assert set(data_content(settings(**SHAPES), ("train", "val"), tmp_path)) == {"shapes"}
+
+
+def test_generated_data_is_generated_once_and_read_as_coco(tmp_path: Path) -> None:
+    made: list[dict[str, Any]] = []
+
+    def materialise(named_by: Any, build_into: Any) -> Path:
+        folder = tmp_path / "shapes"
+        if not made:
+            folder.mkdir()
+            build_into(folder)
+        made.append(dict(named_by))
+        return folder
+
+    context = Context(
+        step="s",
+        seed=0,
+        device="cpu",
+        progress=Silent(),
+        progress_folder=tmp_path,
+        materialise=materialise,
+    )
+    shapes = build(ShapesSettings, SHAPES, "data")
+    assert len(open_split(shapes, "train", context).images) == 3
+    assert len(open_split(shapes, "val", context).images) == 2
+    assert made[0] == made[1]
+    assert made[0]["data"] == SHAPES

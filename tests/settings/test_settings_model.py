@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantpipe.core.schema import build
+from quantpipe.errors import ConfigurationError
+from quantpipe.settings.model import ModelSettings, architecture
+
+VALUES: dict[str, Any] = {
+    "name": "n",
+    "depth": 0.33,
+    "width": 0.25,
+    "backbone_channels": [64, 128, 256, 512, 1024],
+    "backbone_repeats": [1, 6, 12, 18, 6],
+    "neck_channels": [256, 128, 128, 256, 256, 512],
+    "neck_repeats": [12, 12, 12, 12],
+    "iou_loss": "siou",
+    "image_size": 640,
+}
+
+
+def test_the_architecture_takes_the_settings_and_the_classes() -> None:
+    built = architecture(build(ModelSettings, VALUES, "model"), num_classes=7)
+    assert (built.name, built.depth, built.width, built.num_classes) == ("n", 0.33, 0.25, 7)
+    assert built.backbone_channels == (64, 128, 256, 512, 1024)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"image_size": 630}, "model.image_size: 630 is not a multiple of 32; take 640"),
+        ({"image_size": 32}, "model.image_size: 32 is not between 64 and 4096"),
+        ({"width": 0}, "model.width: 0 is not above 0 and at most 4"),
+        ({"iou_loss": "diou"}, "model.iou_loss: 'diou' is not one of giou, siou"),
+        ({"backbone_channels": [64, 128]}, "model"),
+        ({"neck_repeats": [12, 12, 12]}, "model"),
+        ({"neck_channels": [256, 128, 128, 256, 256, 4]}, "model.neck_channels: 4 is not between"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        build(ModelSettings, VALUES | changes, "model")
+    assert str(caught.value).startswith(line)

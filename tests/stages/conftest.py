@@ -1,0 +1,168 @@
+"""An untrained network whose statistics fit its images, and what the stages make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from quantpipe.composition import config_folder
+from quantpipe.config import read_plan
+from quantpipe.core.artifact import Artifact
+from quantpipe.core.run_cache import key_of
+from quantpipe.core.stage import Context
+from quantpipe.data.images import read_image
+from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.detector.network import Detector, build_detector
+from quantpipe.files import sha256_file
+from quantpipe.progress import Silent
+from quantpipe.settings.data import open_split
+from quantpipe.settings.model import architecture
+from quantpipe.stages import STAGES
+
+SMALL = (
+    "device=cpu",
+    "engine=onnxruntime",
+    "~build_engine.each.half",
+    "~evaluate.inputs.half",
+    "~evaluate.inputs.parity_half",
+    "engine.batch_sizes=[1,2]",
+    "model.width=0.125",
+    "model.image_size=64",
+    "data.num_train=8",
+    "data.num_val=4",
+    "data.num_classes=2",
+    "data.difficulty=0",
+    "calibrate.num_images=4",
+    "calibrate.batch_size=2",
+    "sensitivity.num_images=2",
+    "sensitivity.batch_size=2",
+    "evaluate.num_warmup=0",
+    "evaluate.num_runs=2",
+    "evaluate.num_parity_images=2",
+    "evaluate.num_examples=1",
+    "export.simplify=false",
+)
+
+Artifacts = Mapping[str, Artifact]
+Configure = Callable[..., Any]
+RunStage = Callable[..., Artifacts]
+
+
+@pytest.fixture(scope="session")
+def configured() -> Configure:
+    """``configured(step, *overrides)``: the shipped configuration of a step, made small."""
+
+    def configure(name: str, *overrides: str) -> Any:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            config = compose("config", overrides=[*SMALL, *overrides])
+        steps = read_plan(config, overrides).pipeline.steps
+        return next(step.config for step in steps if step.name == name)
+
+    return configure
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where generated images are kept for all tests of the session."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def context(shared: Path) -> Context:
+    """What a step knows, with generated data that is made once."""
+
+    def materialise(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        folder = shared / key_of(named_by)
+        if not folder.exists():
+            folder.mkdir()
+            build(folder)
+        return folder
+
+    return Context(
+        step="step",
+        seed=0,
+        device="cpu",
+        progress=Silent(),
+        progress_folder=shared / "progress",
+        materialise=materialise,
+    )
+
+
+@pytest.fixture(scope="session")
+def run_stage(tmp_path_factory: pytest.TempPathFactory, context: Context) -> RunStage:
+    """``run_stage(stage, config, **inputs)``: what it wrote; its metrics are checked as JSON."""
+
+    def run(name: str, config: Any, **inputs: Artifact) -> Artifacts:
+        stage = STAGES[name]
+        folder = tmp_path_factory.mktemp(name)
+        outputs = {key: folder / output.file for key, output in stage.outputs.items()}
+        metrics = stage.run(config, inputs, outputs, context)
+        assert key_of({"metrics": metrics})
+        for key, output in stage.outputs.items():
+            assert outputs[key].is_file() or not output.required
+        return {
+            key: Artifact(kind=output.kind, path=outputs[key], sha256=sha256_file(outputs[key]))
+            for key, output in stage.outputs.items()
+            if outputs[key].is_file()
+        }
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(configured: Configure, context: Context, shared: Path) -> Checkpoint:
+    """Random weights; BatchNorm's statistics are those of the images, or outputs would explode."""
+    config = configured("train_repopt")
+    dataset = open_split(config.data, "train", context)
+    shape = architecture(config.model, num_classes=len(dataset.class_names))
+    network = build_detector(shape, "repopt", seed=1)
+    pixels = [torch.from_numpy(read_image(record.path).copy()) for record in dataset.images]
+    _fit_statistics(network, torch.stack(pixels).permute(0, 3, 1, 2).float() / 255)
+    tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return Checkpoint(
+        architecture=shape,
+        form="repopt",
+        class_names=dataset.class_names,
+        image_size=64,
+        tensors=tensors,
+        precision_plan=None,
+        provenance={"step": "test"},
+    )
+
+
+def _fit_statistics(network: Detector, images: torch.Tensor) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average of what it sees
+    network.train()
+    with torch.no_grad():
+        for _ in range(2):
+            network.predict(images)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Checkpoint, shared: Path) -> Artifact:
+    """The checkpoint of ``trained``."""
+    path = shared / "checkpoint.safetensors"
+    save_checkpoint(path, trained)
+    kind = STAGES["train_repopt"].outputs["checkpoint"].kind
+    return Artifact(kind=kind, path=path, sha256=sha256_file(path))
+
+
+@pytest.fixture(scope="session")
+def calibrated(configured: Configure, run_stage: RunStage, checkpoint: Artifact) -> Artifacts:
+    """What the calibration made of it."""
+    return run_stage("calibrate", configured("calibrate"), checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="session")
+def exported(configured: Configure, run_stage: RunStage, calibrated: Artifacts) -> Artifacts:
+    """The float graph."""
+    config = configured("export.float")
+    return run_stage("export", config, checkpoint=calibrated["checkpoint"])

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.stages.conftest import Artifacts, Configure, RunStage
+
+from quantpipe.assembly.images import sample
+from quantpipe.core.artifact import Artifact
+from quantpipe.core.stage import Context
+from quantpipe.data.images import read_image
+from quantpipe.detector.architecture import operation_names
+from quantpipe.detector.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_detector,
+    save_checkpoint,
+)
+from quantpipe.errors import ArtifactError
+from quantpipe.quantization.scale_cache import load_scales
+from quantpipe.settings.data import open_split
+from quantpipe.stages.calibrate import STAGE
+
+
+def test_every_operation_gets_a_range(trained: Checkpoint, calibrated: Artifacts) -> None:
+    cache = load_scales(calibrated["scales"].path)
+    assert set(cache.operations()) == set(operation_names(trained.architecture))
+    assert cache.weights_digest == load_checkpoint(calibrated["checkpoint"].path).weights_digest
+    assert cache.preprocessing["image_size"] == 64
+
+
+def test_the_range_of_the_input_is_that_of_the_pixels(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, context: Context
+) -> None:
+    config = replace(configured("calibrate"), num_images=1, method="max")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    cache = load_scales(made["scales"].path)
+    (amax,) = cache.scales[f"{cache.operations()[0]}.input"].amax
+    (chosen,) = sample(8, 1, context.seed)
+    image = open_split(config.data, "train", context).images[chosen]
+    assert amax == pytest.approx(read_image(image.path).max() / 255, rel=1e-6)
+
+
+def test_a_percentile_clips_and_max_does_not(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact
+) -> None:
+    config = configured("calibrate")
+    found = {}
+    for method in ("max", "percentile"):
+        changed = replace(config, method=method, percentile=95.0)
+        made = run_stage("calibrate", changed, checkpoint=checkpoint)
+        scales = load_scales(made["scales"].path).scales
+        found[method] = {n: s.amax[0] for n, s in scales.items() if s.kind == "activation"}
+    assert all(found["percentile"][n] <= found["max"][n] * (1 + 1e-6) for n in found["max"])
+    smaller = sum(found["percentile"][n] < 0.8 * found["max"][n] for n in found["max"])
+    assert smaller > len(found["max"]) / 2
+
+
+def test_folding_changes_no_output(trained: Checkpoint, calibrated: Artifacts) -> None:
+    deployed = load_checkpoint(calibrated["checkpoint"].path)
+    assert deployed.form == "deploy"
+    assert not any("running_mean" in name for name in deployed.tensors)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = restore_detector(trained)(images)
+        torch.testing.assert_close(
+            restore_detector(deployed)(images), expected, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_deployed_checkpoint_is_calibrated_as_it_is(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts
+) -> None:
+    again = run_stage("calibrate", configured("calibrate"), checkpoint=calibrated["checkpoint"])
+    assert again["scales"].sha256 == calibrated["scales"].sha256
+    assert again["checkpoint"].sha256 == calibrated["checkpoint"].sha256
+
+
+def test_other_classes_are_refused(
+    configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, replace(trained, class_names=("cat", "dog")))
+    other = Artifact(kind=STAGE.outputs["checkpoint"].kind, path=path, sha256="")
+    with pytest.raises(ArtifactError, match="knows the classes cat, dog"):
+        run_stage("calibrate", configured("calibrate"), checkpoint=other)
+
+
+def test_the_content_is_the_images(configured: Configure, tmp_path: Path) -> None:
+    assert set(STAGE.content(configured("calibrate"), tmp_path)) == {"data"}

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.stages.conftest import Artifacts, Configure, RunStage
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.errors import ConfigurationError
+from quantpipe.stages.evaluate import STAGE, check_wiring
+
+ENGINE, ONNX = ArtifactKind.ENGINE, ArtifactKind.ONNX
+
+
+def test_a_checkpoint_and_an_engine_are_measured_side_by_side(
+    configured: Configure, run_stage: RunStage, exported: Artifacts, calibrated: Artifacts
+) -> None:
+    built = run_stage("build_engine", configured("build_engine.fp32"), onnx=exported["onnx"])
+    made = run_stage(
+        "evaluate",
+        configured("evaluate", "evaluate.latency_batches=[1,2]"),
+        network=calibrated["checkpoint"],
+        engine=built["engine"],
+        parity_engine=exported["onnx"],
+    )
+    network, engine = json.loads(made["metrics"].path.read_text())["variants"]
+    assert (network["name"], network["engine"], engine["engine"]) == (
+        "network",
+        "torch",
+        "onnxruntime",
+    )
+    for variant in (network, engine):
+        assert 0 <= variant["map"] <= variant["map50"] <= 1
+        assert set(variant["latency"]) == {"1", "2"}
+        assert all(0 < t["p50"] <= t["p95"] <= t["p99"] for t in variant["latency"].values())
+    assert network["map"] == pytest.approx(engine["map"], abs=0.02)
+    assert network["parity"] is None
+    assert engine["parity"]["max_abs"] < 0.05
+    (example,) = json.loads(made["examples"].path.read_text())["images"]
+    assert set(example["pictures"]) == {"network", "engine"}
+
+
+def test_the_inputs_must_fit_together() -> None:
+    check_wiring({"a": ENGINE, "b": ArtifactKind.CHECKPOINT, "parity_a": ONNX})
+    for kinds, line in (
+        ({"a": ONNX}, "a: is wired to a onnx, not to a checkpoint or engine"),
+        ({"a": ENGINE, "parity_a": ENGINE}, "parity_a: is wired to a engine, not to a onnx"),
+        (
+            {"half": ENGINE, "parity_hal": ONNX},
+            "parity_hal: there is no variant 'hal'; did you mean 'half'?",
+        ),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            check_wiring(kinds)
+        assert str(caught.value) == line
+
+
+def test_latencies_of_another_processor_are_another_result(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("evaluate")
+    here = STAGE.content(config, tmp_path)
+    monkeypatch.setattr("quantpipe.engines.hardware.processor", lambda: "another")
+    assert STAGE.content(config, tmp_path) != here
+
+
+def test_nothing_but_what_can_be_measured_is_taken() -> None:
+    assert STAGE.any_inputs is not None
+    assert ArtifactKind.SCALES not in STAGE.any_inputs.kinds

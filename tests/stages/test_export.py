@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tests.stages.conftest import Artifacts, Configure, RunStage
+
+from quantpipe.core.artifact import Artifact
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.stages.export import STAGE
+
+
+def test_the_float_graph_computes_what_the_network_does(
+    exported: Artifacts, calibrated: Artifacts
+) -> None:
+    assert set(exported) == {"onnx"}
+    network = restore_detector(load_checkpoint(calibrated["checkpoint"].path))
+    images = np.random.default_rng(4).random((3, 3, 64, 64), dtype=np.float32)
+    session = onnxruntime.InferenceSession(
+        exported["onnx"].path, providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"images": images})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_quantized_graph_for_tensorrt_comes_with_the_cache_of_older_versions(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts
+) -> None:
+    config = configured("export.ptq", "export.target=tensorrt", "export.verify_images=1")
+    made = run_stage("export", config, **calibrated)
+    nodes = [node.op_type for node in onnx.load(made["onnx"].path).graph.node]
+    assert nodes.count("QuantizeLinear") > 40
+    assert nodes.count("DequantizeLinear") >= nodes.count("QuantizeLinear")
+    assert made["calibration_cache"].path.read_text().startswith("TRT-8601-EntropyCalibration2\n")
+
+
+def test_scales_of_other_weights_are_refused(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts, checkpoint: Artifact
+) -> None:
+    with pytest.raises(ArtifactError):
+        run_stage(
+            "export",
+            configured("export.ptq"),
+            checkpoint=checkpoint,
+            scales=calibrated["scales"],
+        )
+
+
+def test_half_needs_scales_in_half(configured: Configure) -> None:
+    with pytest.raises(ConfigurationError, match=r"opset: 18 has no FP16 scales; give 19 or more"):
+        configured("export.float", "export.half=true", "export.opset=18")
+
+
+def test_the_libraries_that_write_the_graph_are_in_the_key(
+    configured: Configure, tmp_path: Path
+) -> None:
+    found = STAGE.content(configured("export.float"), tmp_path)
+    assert found["libraries"]["torch"] == version("torch")
+    assert set(found) == {"data", "libraries"}

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.stages.conftest import Configure, RunStage
+
+from quantpipe.core.artifact import Artifact
+from quantpipe.core.schema import identity
+from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.errors import ArtifactError
+from quantpipe.stages.train_repopt import STAGE
+
+
+def test_a_missing_file_is_found_before_any_work(configured: Configure) -> None:
+    for name in ("checkpoint", "scales"):
+        config = configured("train_repopt")
+        with pytest.raises(
+            ArtifactError, match=rf"nowhere: is not there; see train_repopt\.{name}"
+        ):
+            STAGE.check(replace(config, **{name: Path("nowhere")}))
+
+
+def test_files_are_named_by_their_content(configured: Configure, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for path in (first, second):
+        path.write_bytes(b"weights")
+    config = configured("train_repopt")
+    alone = STAGE.content(config, tmp_path)
+    one = STAGE.content(replace(config, checkpoint=first), tmp_path)
+    assert alone["checkpoint"] is None
+    assert one == STAGE.content(replace(config, checkpoint=second), tmp_path)
+    second.write_bytes(b"Weights")
+    assert one != STAGE.content(replace(config, checkpoint=second), tmp_path)
+    assert identity(replace(config, checkpoint=first)) == identity(
+        replace(config, checkpoint=second)
+    )
+
+
+def test_the_number_of_workers_changes_no_result(configured: Configure) -> None:
+    config = configured("train_repopt")
+    assert identity(replace(config, num_workers=8)) == identity(config)
+    assert identity(replace(config, epochs=2)) != identity(config)
+
+
+def test_a_checkpoint_that_is_given_is_taken_as_it_is(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact
+) -> None:
+    config = replace(configured("train_repopt"), checkpoint=checkpoint.path)
+    made = run_stage("train_repopt", config)
+    assert set(made) == {"checkpoint"}
+    assert made["checkpoint"].sha256 == checkpoint.sha256
+
+
+def test_a_checkpoint_of_other_classes_or_another_model_is_refused(
+    configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    save_checkpoint(path, replace(trained, class_names=("cat", "dog")))
+    with pytest.raises(ArtifactError, match=r"knows the classes cat, dog, the data set circle, "):
+        run_stage("train_repopt", replace(configured("train_repopt"), checkpoint=path))
+    save_checkpoint(path, trained)
+    other = configured("train_repopt", "model.width=0.25", "model.name=wider")
+    with pytest.raises(ArtifactError, match="is of model shapes_detector, not wider"):
+        run_stage("train_repopt", replace(other, checkpoint=path))
+
+
+def test_a_damaged_checkpoint_is_refused(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    content = bytearray(checkpoint.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        run_stage("train_repopt", replace(configured("train_repopt"), checkpoint=path))

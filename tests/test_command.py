@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.command_line import Finished, fork, start
+
+from quantpipe import __version__
+from quantpipe.core.lock import held_or_busy
+
+STEPS = (
+    "train_repopt",
+    "calibrate",
+    "sensitivity",
+    "partial_quant",
+    "qat_distill",
+    "export",
+    "build_engine",
+    "evaluate",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty working directory."""
+    path = tmp_path / "here"
+    path.mkdir()
+    return path
+
+
+def refused(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and error line of a command that must write nothing."""
+    before = sorted(folder.rglob("*"))
+    done = fork(folder, *arguments)
+    assert sorted(folder.rglob("*")) == before
+    return done.code, done.one_line()
+
+
+WRONG = {
+    # unknown names
+    "calibrate.percentil=99": "calibrate.percentil: there is no such setting; "
+    "did you mean 'calibrate.percentile'?",
+    "calibrat.percentile=99": "did you mean 'calibrate.percentile'?",
+    "percentile=99": "did you mean 'calibrate.percentile'?",
+    "train_repopt.search.epoch=1": "did you mean 'train_repopt.search.epochs'?",
+    "epochs=3": "did you mean 'train_repopt.epochs' or",
+    "+calibrate.foo=1": "calibrate.foo: there is no such setting; known: batch_size, data,",
+    "+foo=1": "foo: pipeline repopt_qat has no such key",
+    "calibrate.percentile.x=1": "calibrate.percentile is a value, not a group of settings",
+    "calibrate={nu: 3}": "calibrate.nu: there is no such setting",
+    "pipelines=partial_quan": "group 'pipelines' has no option 'partial_quan'; "
+    "did you mean 'partial_quant'?",
+    "data=coc": "group 'data' has no option 'coc'; did you mean 'coco'?",
+    "engine=tensort": "group 'engine' has no option 'tensort'; did you mean 'tensorrt'?",
+    "model=yolov6m": "group 'model' has no option 'yolov6m'; did you mean 'yolov6t'?",
+    "calibrate.stage=calibrat": "calibrate.stage: 'calibrat' is no stage; "
+    "did you mean 'calibrate'?",
+    "calibrate.method=entropi": "calibrate.method: 'entropi' is not one of max, percentile, "
+    "entropy, mse; did you mean 'entropy'?",
+    "device=gpu": "device: 'gpu' is not one of auto, cpu, cuda; did you mean 'cpu'?",
+    # values
+    "calibrate.percentile=200": "calibrate.percentile: 200 is not above 0 and at most 100",
+    "calibrate.percentile=nan": "calibrate.percentile: nan is not a finite number",
+    "calibrate.percentile=inf": "calibrate.percentile: inf is not a finite number",
+    "calibrate.percentile=much": "calibrate.percentile: 'much' is not a finite number",
+    "calibrate.percentile=": "calibrate.percentile: '' is not a finite number",
+    "partial_quant.quant_boundary=59": "partial_quant.quant_boundary: 59 is past the last of "
+    "the model's 59 operations; give 0 to 58",
+    "partial_quant.quant_boundary=-1": "partial_quant.quant_boundary: -1 is not at least 0",
+    "seed=-1": "seed: -1 is not between 0 and 2147483647",
+    "seed=1.5": "seed: 1.5 is not a whole number",
+    "debug=maybe": "debug: 'maybe' is not true or false",
+    "run_dir=": "run_dir: '' is not a path",
+    "model.image_size=161": "model.image_size: 161 is not a multiple of 32; take 160",
+    "data.num_classes=9": "data.num_classes: 9 is not between 1 and 5",
+    "build_engine.precision=int4": "build_engine.precision: 'int4' is not one of f32, half, int8",
+    "export.opset=3": "export.opset: 3 is not between 17 and 23",
+    "engine.batch_sizes=[32,1]": "engine.batch_sizes: [32, 1] is not an ascending list",
+    "data=yolo": "data.root: is not set; add data.root=VALUE",
+    "data=coco": "no data set is named; set data.root=FOLDER",
+    "calibrate.percentile=${nowhere}": "calibrate.percentile: Interpolation key 'nowhere' not",
+    "calibrate.percentile=${oc.env:QUANTPIPE_NOT_SET}": "calibrate.percentile: ",
+    # wiring
+    "calibrate.inputs.checkpoint=train_repop.checkpoint": "calibrate.inputs.checkpoint: there is "
+    "no step 'train_repop'; did you mean 'train_repopt'?",
+    "calibrate.inputs.checkpoint=train_repopt.checkpont": "calibrate.inputs.checkpoint: step "
+    "train_repopt has no output 'checkpont'; did you mean 'checkpoint'?",
+    "calibrate.inputs.checkpoint=train_repopt.history": "calibrate.inputs.checkpoint: "
+    "train_repopt.history is a history, not a checkpoint",
+    "calibrate.inputs.checkpoint=train_repopt": "calibrate.inputs.checkpoint: 'train_repopt' is "
+    "not a reference; write <step>.<output>",
+    "calibrate.inputs.checkpoint=null": "calibrate.inputs.checkpoint: stage calibrate needs it",
+    "calibrate.inputs.checkpoint=partial_quant.checkpoint": "the steps form a cycle: calibrate -> "
+    "sensitivity -> partial_quant -> calibrate",
+    "evaluate.inputs.fp32=export.float.onnx": "evaluate.inputs.fp32: is wired to a onnx",
+    "+evaluate.inputs.parity_qa=export.qat.onnx": "evaluate.inputs.parity_qa: there is no variant "
+    "'qa'; did you mean 'qat'?",
+    "pipeline.steps=[train_repopt,calibrat]": "calibrat: pipeline repopt_qat lists it, but no "
+    "such step is configured; did you mean 'calibrate'?",
+    "pipeline.steps=[]": "pipeline.steps: no step is listed",
+    "~calibrate": "calibrate: pipeline repopt_qat lists it, but no such step is configured",
+    # what cannot be read
+    "calibrate": "calibrate: cannot be read as key=value",
+    "=": "cannot be read as key=value",
+    "calibrate.percentile=[1": "calibrate.percentile=[1: cannot be read as key=value",
+    "engine=openvino,onnxruntime": "give -m to sweep over the values",
+    "--badoption": "unrecognized arguments: --badoption; see quantpipe --help",
+    "--info=foo": "see quantpipe --help",
+    "--config-dir=nowhere": "nowhere: there is no such folder",
+    "--config-name=other": "Cannot find primary config 'other'",
+    "--config-path=conf": "--config-path: this option is refused; name your own folder",
+    "--experimental-rerun=config.pickle": "--experimental-rerun: this option is refused; "
+    "it reads a pickle",
+    # code
+    "+calibrate._target_=os.system": "'_target_' is refused",
+    "+hydra.callbacks.mine._target_=os.system": "hydra.callbacks.mine._target_: 'os.system' is "
+    "refused",
+}
+
+
+@pytest.mark.parametrize("argument", WRONG)
+def test_a_wrong_command_line_is_one_helpful_line(folder: Path, argument: str) -> None:
+    code, line = refused(folder, argument)
+    assert WRONG[argument] in line
+    assert code == 2
+
+
+def test_a_setting_of_another_pipeline_is_named(folder: Path) -> None:
+    code, line = refused(folder, "pipelines=ptq", "partial_quant.quant_boundary=3")
+    assert code == 2
+    assert "partial_quant.quant_boundary: pipeline ptq has no such setting" in line
+
+
+def test_a_missing_data_set_ends_with_3(folder: Path) -> None:
+    code, line = refused(folder, "data=coco", "data.root=nowhere")
+    assert (code, line) == (3, "train_repopt: nowhere: is not there; see data.root")
+
+
+def test_a_missing_engine_ends_with_5_and_the_line_that_installs_it(folder: Path) -> None:
+    code, line = refused(folder, "engine=tensorrt")
+    assert code == 5
+    assert "pip install 'quantpipe[tensorrt]'" in line
+
+
+def test_a_folder_that_cannot_be_written_ends_with_5(folder: Path) -> None:
+    for setting in ("run_dir", "cache_dir"):
+        code, line = refused(folder, f"{setting}=/proc/quantpipe", *_elsewhere(folder, setting))
+        assert code == 5
+        assert line.startswith("/proc/quantpipe: ")
+        assert f"choose a folder to write in with {setting}=" in line
+
+
+def _elsewhere(folder: Path, setting: str) -> list[str]:
+    other = {"run_dir": "cache_dir", "cache_dir": "run_dir"}[setting]
+    return [f"{other}={folder.parent / 'other'}"]
+
+
+def test_a_busy_run_directory_ends_with_75_and_names_the_holder(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with held_or_busy(run / ".lock"):
+        done = fork(folder, f"run_dir={run}", f"cache_dir={tmp_path / 'cache'}")
+    assert done.code == 75
+    line = done.one_line()
+    assert f"{run}: process {os.getpid()} on " in line
+    assert line.endswith("wait for it, or give this run its own run_dir")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("calibrate.percentile=99,200",),
+        ("calibrate.percentil=99,99.9",),
+        ("pipelines=ptq,pt",),
+        ("data=coco", "data.root=nowhere,either"),
+        ("pipelines=partial_quant", "partial_quant.quant_boundary=58,59"),
+    ],
+)
+def test_every_job_of_a_sweep_is_checked_before_the_first(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
+    code, line = refused(folder, "-m", *arguments)
+    assert code == (3 if "data=coco" in arguments else 2)
+    assert line
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (2, ("calibrate.percentil=99",)),
+        (2, ("partial_quant.quant_boundary=99",)),
+        (2, ("-m", "calibrate.percentile=99,200")),
+        (5, ("engine=tensorrt",)),
+    ],
+)
+def test_nothing_heavy_is_imported_to_refuse(
+    folder: Path, code: int, arguments: tuple[str, ...]
+) -> None:
+    done = start(folder, *arguments)
+    assert done.code == code
+    assert done.one_line()  # a list of heavy imports would be a second line
+    assert not list(folder.iterdir())
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    done = fork(folder, "calibrate.percentile=200", "debug=true")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("quantpipe: error: calibrate.percentile: 200")
+
+
+def test_help_names_groups_and_exit_codes(folder: Path) -> None:
+    done = start(folder, "--help")
+    assert done.code == 0
+    assert not done.err
+    assert "pipelines: partial_quant, ptq, repopt_qat" in done.out
+    assert "75 run directory busy" in done.out
+    assert not list(folder.iterdir())
+
+
+def test_the_version_is_our_own(folder: Path) -> None:
+    assert fork(folder, "--version") == Finished(0, f"quantpipe {__version__}\n", "")
+
+
+def test_the_composed_configuration_is_printed_and_nothing_done(folder: Path) -> None:
+    done = start(folder, "--cfg", "job", "calibrate.percentile=99.5")
+    assert done.code == 0
+    assert not done.err
+    assert "percentile: 99.5" in done.out
+    for step in STEPS:
+        assert f"\n{step}:\n" in done.out
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("calibrate.perc", {"calibrate.percentile="}),
+        ("engine=", {"engine=onnxruntime", "engine=openvino", "engine=tensorrt"}),
+        ("pipelines=p", {"pipelines=partial_quant", "pipelines=ptq"}),
+    ],
+)
+def test_tab_completes(folder: Path, typed: str, offered: set[str]) -> None:
+    line = f"quantpipe {typed}"
+    done = start(
+        folder, "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD="1"
+    )
+    assert done.code == 0
+    assert set(done.out.split()) == offered
+
+
+RECIPE = """# @package _global_
+defaults:
+  - ptq
+  - _self_
+pipeline:
+  name: mine
+  steps: [train_repopt, calibrate]
+calibrate:
+  num_images: 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's folder of recipes."""
+    path = tmp_path / "own" / "pipelines"
+    path.mkdir(parents=True)
+    (path / "mine.yaml").write_text(RECIPE)
+    return path
+
+
+def test_a_users_recipe_is_found_beside_the_shipped_ones(folder: Path, own: Path) -> None:
+    done = fork(folder, "--config-dir", str(own.parent), "pipelines=mine", "--cfg", "job")
+    assert done.code == 0
+    assert "num_images: 3" in done.out
+    code, line = refused(folder, "--config-dir", str(own.parent), "pipelines=mne")
+    assert code == 2
+    assert line == "group 'pipelines' has no option 'mne'; did you mean 'mine'?"
+
+
+HOSTILE = {
+    "in a step": "calibrate: {{_target_: os.system, command: touch {canary}}}",
+    "nested": "data: {{root: [{{x: {{_target_: os.system, command: touch {canary}}}}}]}}",
+    "as a callback": "hydra: {{callbacks: {{x: {{_target_: os.system, "
+    "command: touch {canary}}}}}}}",
+    "as the launcher": "hydra: {{launcher: {{_target_: os.abort}}}}",
+    "as the sweeper": "hydra: {{sweeper: {{_target_: os.abort}}}}",
+    "as a log handler": "hydra: {{job_logging: {{handlers: {{x: {{'()': os.system, "
+    "command: touch {canary}}}}}}}}}",
+    "through hydra": "hydra: {{callbacks: {{x: {{_target_: hydra.utils.call, config: "
+    "{{_target_: os.system, command: touch {canary}}}}}}}}}",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [*((place, ()) for place in HOSTILE), ("as the launcher", ("-m",)), ("in a step", ("-m",))],
+)
+def test_a_recipe_cannot_run_code(
+    folder: Path, own: Path, place: str, options: tuple[str, ...]
+) -> None:
+    canary = own / "canary"
+    text = RECIPE.partition("calibrate:")[0] + HOSTILE[place].format(canary=canary) + "\n"
+    (own / "evil.yaml").write_text(text)
+    choice = ("--config-dir", str(own.parent), "pipelines=evil")
+    code, line = refused(folder, *options, *choice)
+    assert code == 2
+    assert "is refused: a configuration cannot name code to run" in line
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: [1\n", "while parsing a flow sequence in"),
+        ("x: 1\n", "pipeline: the recipe lists no steps; begin its file with"),
+        ("# @package _global_\ndefaults: [ptqq]\n", "has no option 'ptqq'; did you mean 'ptq'?"),
+        (RECIPE.replace("steps: [train_repopt, calibrate]", "steps: 3"), "3 is not a list"),
+        (RECIPE + "  each: {a: 3}\n", "calibrate.each.a: is not a group of settings"),
+        (RECIPE + "  each: []\n", "calibrate.each: is not a group of variants"),
+        (RECIPE + "  stage: no\n", "calibrate.stage: False is no stage"),
+        (RECIPE + "extra: {x: 1}\n", "extra: pipeline mine has no such key"),
+    ],
+)
+def test_a_broken_recipe_is_one_helpful_line(folder: Path, own: Path, text: str, line: str) -> None:
+    (own / "broken.yaml").write_text(text)
+    code, found = refused(folder, "--config-dir", str(own.parent), "pipelines=broken")
+    assert code == 2
+    assert line in found
