@@ -23,6 +23,9 @@ from quantpipe.report.summary import StageTime, Summary, Variant, batch_names, s
 NUM_TEXT_COLUMNS = 3
 """Leading columns of the variant table that hold words; the others hold numbers."""
 
+_EXPENDABLE = ("float layers", "ms b1", "mAP 50", "engine", "vs half")
+_BORDER = 3  # a line and a space on either side of each cell
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
@@ -69,9 +72,32 @@ def stage_text(stages: list[StageTime]) -> TextTable:
     )
 
 
-def variant_table(summary: Summary) -> Table:
-    """Returns the table of variants for a terminal."""
-    return _rich(variant_text(summary), NUM_TEXT_COLUMNS)
+def variant_table(summary: Summary, width: int | None = None) -> Table:
+    """Returns the table of variants for a terminal.
+
+    Where it is wider than ``width`` characters it loses columns, the published ones last.
+    """
+    text = variant_text(summary)
+    for header in _EXPENDABLE:
+        if width is None or _width(text) <= width:
+            break
+        text = _without(text, header)
+    return _rich(text, text.headers.index("size"))
+
+
+def _width(text: TextTable) -> int:
+    columns = zip(text.headers, *text.rows, strict=True)
+    return sum(max(map(len, column)) + _BORDER for column in columns) + 1
+
+
+def _without(text: TextTable, header: str) -> TextTable:
+    if header not in text.headers:
+        return text
+    place = text.headers.index(header)
+    return TextTable(
+        headers=text.headers[:place] + text.headers[place + 1 :],
+        rows=tuple(row[:place] + row[place + 1 :] for row in text.rows),
+    )
 
 
 def stage_table(summary: Summary) -> Table:
@@ -82,7 +108,7 @@ def stage_table(summary: Summary) -> Table:
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints both tables and why any variant was skipped."""
     console.print(stage_table(summary))
-    console.print(variant_table(summary))
+    console.print(variant_table(summary, console.width))
     for variant in summary["variants"]:
         if variant["skipped"] is not None:
             console.print(

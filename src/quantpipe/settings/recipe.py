@@ -17,7 +17,7 @@ NotNegative = Annotated[float, Between(0)]
 Epochs = Annotated[int, Between(1, 10_000)]
 BatchSize = Annotated[int, Between(1, 4096)]
 Count = Annotated[int, Between(0)]
-NumWorkers = Annotated[int, Between(0, 64), ExecutionOnly()]
+NumWorkers = Annotated[int | None, Between(0, 64), ExecutionOnly()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,15 @@ def recipe(
         **vars(schedule),
         **vars(loss),
     )
+
+
+def workers(num_workers: int | None, device: str) -> int:
+    """Threads that prepare batches: as set, or none where the processor itself trains.
+
+    There a third thread beside the two that compute costs more than it saves: every parallel
+    region waits for the thread that was interrupted.
+    """
+    return (0 if device == "cpu" else 2) if num_workers is None else num_workers
 
 
 def augmentation(settings: AugmentationSettings) -> Augmentation:

@@ -26,6 +26,7 @@ from quantpipe.settings.recipe import (
     ScheduleSettings,
     augmentation,
     recipe,
+    workers,
 )
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _fit(
         batch_size=config.batch_size,
         seed=context.seed,
         augmentation=augmentation(config.augmentation),
-        num_workers=config.num_workers,
+        num_workers=workers(config.num_workers, context.device),
         cache_mib=config.cache_mib,
     )
     return train(
