@@ -44,7 +44,8 @@ def present(
     )
     save_summary(root / "summary.json", summary)
     _write_report(plan, records, summary, root / "report.html")
-    print_summary(summary, Console())
+    if summary["variants"]:
+        print_summary(summary, Console())
     reused = sum(record.reused for record in records)
     progress.note(f"{len(records)} steps, {reused} reused, {seconds:.1f} s")
     progress.note(f"report: {_shown(root / 'report.html')}")

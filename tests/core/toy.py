@@ -152,7 +152,7 @@ _OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.tru
 def on_file_operation(number: int, folder: Path, act: Callable[[], None]) -> None:
     """Calls ``act`` before the ``number``-th file operation below ``folder`` (in a forked process).
 
-    Counted are what Python audits, and ``os.fsync``.
+    Counted are what Python audits, ``os.fsync`` and ``os.copy_file_range``.
     """
     seen = 0
 
@@ -172,7 +172,14 @@ def on_file_operation(number: int, folder: Path, act: Callable[[], None]) -> Non
         count()
         sync(fd)
 
+    copy = os.copy_file_range
+
+    def counted_copy(*arguments: Any) -> int:
+        count()
+        return copy(*arguments)
+
     os.fsync = counted_fsync
+    os.copy_file_range = counted_copy  # type: ignore[assignment]
     sys.addaudithook(hook)
 
 
