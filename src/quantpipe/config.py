@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from quantpipe.core.optional import without_unavailable
 from quantpipe.core.pipeline import Pipeline, Reference, Step
 from quantpipe.core.runner import check_pipeline
 from quantpipe.core.schema import Between, build, convert, convert_given
@@ -28,7 +29,7 @@ GROUPS: Mapping[str, Any] = {
 }
 """Root keys that steps refer to by interpolation (``${model}``), and what they hold."""
 
-_WIRING = frozenset({"stage", "inputs", "each"})
+_WIRING = frozenset({"stage", "inputs", "each", "optional"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Plan:
     device: str
     composed: Mapping[str, Any]
     overrides: tuple[str, ...]
+    skipped: Mapping[str, str]
 
 
 def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
@@ -80,6 +82,7 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     for name, kind in GROUPS.items():
         convert(kind, composed.get(name), name)
     steps = tuple(step for name in recipe.steps for step in _steps_of(name, composed, recipe))
+    steps, skipped = without_unavailable(steps)
     pipeline = Pipeline(name=recipe.name, steps=steps)
     device = resolve_device(settings.device)
     check_pipeline(pipeline)
@@ -89,6 +92,7 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         device=device,
         composed=composed,
         overrides=tuple(overrides),
+        skipped=skipped,
     )
 
 
@@ -178,6 +182,7 @@ def _step(name: str, values: Mapping[str, Any]) -> Step:
             for key, text in inputs.items()
             if text is not None
         },
+        optional=convert(bool, values.get("optional", False), f"{name}.optional"),
     )
 
 

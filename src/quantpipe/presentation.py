@@ -40,7 +40,9 @@ def present(
 ) -> None:
     """Writes ``summary.json`` and ``report.html`` and prints the table."""
     summary = build_summary(
-        _run_info(plan, seconds), list(_measurements(records)), [_time(r) for r in records]
+        _run_info(plan, seconds),
+        [*_measurements(records), *_skipped(plan)],
+        [_time(r) for r in records],
     )
     save_summary(root / "summary.json", summary)
     _write_report(plan, records, summary, root / "report.html")
@@ -100,6 +102,19 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
                 float_layers=measured["float_layers"],
                 parity=measured["parity"],
             )
+
+
+def _skipped(plan: Plan) -> Iterator[Measurement]:
+    """Optional engines that this machine cannot run."""
+    for step, reason in plan.skipped.items():
+        name = step.rpartition(".")[2]
+        yield Measurement(
+            name=name,
+            precision=name,
+            engine=plan.composed["engine"]["name"],
+            image_size=plan.composed["model"]["image_size"],
+            skipped=reason,
+        )
 
 
 def _time(record: StepRecord) -> StageTime:

@@ -38,12 +38,16 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage with its configuration and the outputs that feed it."""
+    """A stage with its configuration and the outputs that feed it.
+
+    An ``optional`` step is left out where the machine cannot run it.
+    """
 
     name: str
     stage: Stage[Any]
     config: Any
     inputs: Mapping[str, Reference]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,8 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
     from quantpipe.assembly.variants import opened
 
     dataset = open_split(config.data, "val", context)
-    graphs = {n.removeprefix(_PARITY): a for n, a in inputs.items() if n.startswith(_PARITY)}
     artifacts = {n: a for n, a in inputs.items() if not n.startswith(_PARITY)}
+    graphs = {n: inputs[_PARITY + n] for n in artifacts if _PARITY + n in inputs}
     with opened(artifacts, context) as variants:
         accuracy = {n: _accuracy(config, v, dataset, context) for n, v in variants.items()}
         parity = {
@@ -237,6 +237,7 @@ STAGE = Stage(
     name="evaluate",
     version=1,
     config_type=EvaluateConfig,
+    companion_prefix=_PARITY,
     any_inputs=Input(kinds=_MEASURABLE | _GRAPH),
     outputs={
         "metrics": Output(kind=ArtifactKind.METRICS, file="metrics.json"),
