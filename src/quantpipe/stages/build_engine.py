@@ -49,6 +49,8 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
         optimization_level=engine.optimization_level,
         calibration_cache=None if cache is None else cache.path.read_text(),
     )
+    if _takes_types_from_graph(config):
+        source = _as_half(source, outputs["half_onnx"])
     context.progress.status(f"building with {engine.name}")
     build_engine(engine.name, source, outputs["engine"], settings)
     built = load_engine(engine.name, outputs["engine"])
@@ -67,6 +69,26 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
     }
 
 
+def _takes_types_from_graph(config: BuildEngineConfig) -> bool:
+    """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
+    from importlib.metadata import version
+
+    from quantpipe.engines.tensorrt_version import tensorrt_version
+
+    floats = config.engine.float_precision if config.precision == "int8" else config.precision
+    if config.engine.name != "tensorrt" or floats != "half":
+        return False
+    return tensorrt_version(version("tensorrt")).types_in_graph
+
+
+def _as_half(source: Path, path: Path) -> Path:
+    from quantpipe.export.half import to_half
+    from quantpipe.export.onnx_graph import read_graph, write_graph
+
+    write_graph(path, to_half(read_graph(source)))
+    return path
+
+
 STAGE = Stage(
     name="build_engine",
     version=1,
@@ -77,6 +99,7 @@ STAGE = Stage(
     },
     outputs={
         "engine": Output(kind=ArtifactKind.ENGINE, file="model.engine"),
+        "half_onnx": Output(kind=ArtifactKind.ONNX, file="model.half.onnx", required=False),
         "trtexec": Output(kind=ArtifactKind.TRTEXEC, file="model.trtexec.txt", required=False),
     },
     run=run,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
+from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.recipe import BatchSize
 
@@ -20,22 +21,42 @@ if TYPE_CHECKING:
     from quantpipe.quantization.operations import Operation
 
 
+Method = Literal["max", "percentile", "entropy", "mse"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """Settings of the stage; see ``conf/stage/calibrate.yaml``."""
 
     data: DataSettings
     split: Split
-    method: Literal["max", "percentile", "entropy", "mse"]
-    percentile: Annotated[float, Between(0, 100, open_low=True)]
+    method: Method | None
+    percentile: Annotated[float | None, Between(0, 100, open_low=True)]
     weight_method: Literal["max", "mse"]
     num_images: Annotated[int, Between(1)]
     batch_size: BatchSize
     implementation: Literal["quantpipe", "toolkit"]
 
+    def __post_init__(self) -> None:
+        if self.method == "percentile" and self.percentile is None:
+            raise ConfigurationError(
+                "is not set", path="percentile", hint="give one, as in calibrate.percentile=99.99"
+            )
+        if self.method not in (None, "percentile") and self.percentile is not None:
+            raise ConfigurationError(
+                f"{self.percentile:g} means nothing to method={self.method}",
+                path="percentile",
+                hint="leave one of the two out",
+            )
+
+
+def method_of(config: CalibrateConfig) -> Method:
+    """The method that is set, or else percentile where one is given, and max where none is."""
+    return config.method or ("max" if config.percentile is None else "percentile")
+
 
 def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
-    """The images; the percentile names nothing where another method is used."""
+    """The images."""
     return {"data": data_content(config.data, (config.split,), memo)}
 
 
@@ -70,13 +91,17 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     cache = build_scale_cache(
         unify(amax, concat_groups(network, example)),
         weight_scales(network, operations, config.weight_method, progress=context.progress),
-        method=config.method,
+        method=method_of(config),
         weights_digest=checkpoint.weights_digest,
         data_digest=dataset.subset(chosen).fingerprint(None),
         preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
     )
     save_scales(outputs["scales"], cache)
-    return {"num_images": len(chosen), "num_operations": len(operations), "method": config.method}
+    return {
+        "num_images": len(chosen),
+        "num_operations": len(operations),
+        "method": method_of(config),
+    }
 
 
 def _activation_ranges(
@@ -106,13 +131,13 @@ def _activation_ranges(
             network,
             operations,
             batches,
-            method=config.method,
+            method=method_of(config),
             percentile=config.percentile,
             progress=progress,
             total=total,
         )
     statistics = collect(network, operations, batches, progress=progress, total=total)
-    return solve(statistics, config.method, percentile=config.percentile, progress=progress)
+    return solve(statistics, method_of(config), percentile=config.percentile, progress=progress)
 
 
 STAGE = Stage(

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
 from quantpipe.settings.recipe import (
     AugmentationSettings,
     BatchSize,
-    Count,
     Epochs,
     LossSettings,
     NotNegative,
@@ -57,9 +56,9 @@ class QatDistillConfig:
     loss: LossSettings
     augmentation: AugmentationSettings
     validate_every: Annotated[int, Between(1)]
-    save_every: Annotated[int, Between(1)]
+    save_every: Annotated[int, Between(1), ExecutionOnly()]
     num_workers: NumWorkers
-    cache_mib: Count
+    cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_file, write_json
@@ -18,7 +18,6 @@ from quantpipe.settings.model import ModelSettings, architecture
 from quantpipe.settings.recipe import (
     AugmentationSettings,
     BatchSize,
-    Count,
     Epochs,
     LossSettings,
     NumWorkers,
@@ -60,9 +59,9 @@ class TrainRepoptConfig:
     loss: LossSettings
     augmentation: AugmentationSettings
     validate_every: Annotated[int, Between(1)]
-    save_every: Annotated[int, Between(1)]
+    save_every: Annotated[int, Between(1), ExecutionOnly()]
     num_workers: NumWorkers
-    cache_mib: Count
+    cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def check(config: TrainRepoptConfig) -> None:
