@@ -18,10 +18,10 @@ from quantpipe.detector.checkpoint import (
     restore_detector,
     save_checkpoint,
 )
-from quantpipe.errors import ArtifactError
+from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.settings.data import open_split
-from quantpipe.stages.calibrate import STAGE
+from quantpipe.stages.calibrate import STAGE, Method, method_of
 
 
 def test_every_operation_gets_a_range(trained: Checkpoint, calibrated: Artifacts) -> None:
@@ -49,7 +49,7 @@ def test_a_percentile_clips_and_max_does_not(
     config = configured("calibrate")
     found = {}
     for method in ("max", "percentile"):
-        changed = replace(config, method=method, percentile=95.0)
+        changed = replace(config, percentile=95.0 if method == "percentile" else None)
         made = run_stage("calibrate", changed, checkpoint=checkpoint)
         scales = load_scales(made["scales"].path).scales
         found[method] = {n: s.amax[0] for n, s in scales.items() if s.kind == "activation"}
@@ -90,3 +90,22 @@ def test_other_classes_are_refused(
 
 def test_the_content_is_the_images(configured: Configure, tmp_path: Path) -> None:
     assert set(STAGE.content(configured("calibrate"), tmp_path)) == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("method", "percentile", "used"),
+    [(None, None, "max"), (None, 99.9, "percentile"), ("entropy", None, "entropy")],
+)
+def test_a_percentile_chooses_its_method(
+    configured: Configure, method: Method | None, percentile: float | None, used: str
+) -> None:
+    assert method_of(replace(configured("calibrate"), method=method, percentile=percentile)) == used
+
+
+@pytest.mark.parametrize(("method", "percentile"), [("percentile", None), ("mse", 99.9)])
+def test_a_method_and_a_percentile_that_contradict_are_refused(
+    configured: Configure, method: Method, percentile: float | None
+) -> None:
+    config = configured("calibrate")
+    with pytest.raises(ConfigurationError, match="percentile"):
+        replace(config, method=method, percentile=percentile)
