@@ -80,15 +80,20 @@ def _exit_code(work: Callable[[], Any]) -> int:
     return 0
 
 
+def _debugging() -> bool:
+    """Whether the command line asks for tracebacks, also before it is composed."""
+    return any(text.lower() == "debug=true" for text in sys.argv)
+
+
 def _tell(error: QuantpipeError) -> int:
-    if "debug=true" in sys.argv:
+    if _debugging():
         traceback.print_exception(error)
     print(f"quantpipe: error: {error}", file=sys.stderr)  # noqa: T201
     return error.exit_code
 
 
 def _tell_internal(error: Exception) -> int:
-    if "debug=true" in sys.argv:
+    if _debugging():
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or "no message"
     kind = type(error).__name__

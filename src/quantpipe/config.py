@@ -1,4 +1,4 @@
-"""From a composed configuration to a checked pipeline; the only importer of omegaconf."""
+"""From a composed configuration to a checked pipeline; values and wiring."""
 
 from __future__ import annotations
 

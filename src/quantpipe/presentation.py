@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ def present(
     plan: Plan,
     records: Sequence[StepRecord],
     root: Path,
+    started: datetime,
     seconds: float,
     progress: Progress,
 ) -> None:
     """Writes ``summary.json`` and ``report.html`` and prints the table."""
     summary = build_summary(
-        _run_info(plan, seconds),
+        _run_info(plan, started, seconds),
         [*_measurements(records), *_skipped(plan)],
         [_time(r) for r in records],
     )
@@ -71,12 +73,12 @@ def _sweep_job(job: Path) -> SweepJob:
     )
 
 
-def _run_info(plan: Plan, seconds: float) -> RunInfo:
+def _run_info(plan: Plan, started: datetime, seconds: float) -> RunInfo:
     model, data = plan.composed["model"], plan.composed["data"]
     return {
         "pipeline": plan.pipeline.name,
-        "command": " ".join(["quantpipe", *plan.overrides]),
-        "started": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["quantpipe", *plan.overrides]),
+        "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "seed": plan.settings.seed,
         "device": plan.device,

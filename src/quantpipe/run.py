@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from quantpipe.config import Plan, to_yaml
@@ -69,9 +71,12 @@ def _run_and_present(
         device=plan.device,
     )
     write_atomic(directory.root / "config.yaml", to_yaml(plan.composed).encode())
-    start = time.monotonic()
+    started, start = datetime.now(UTC).astimezone(), time.monotonic()
     records = run_pipeline(plan.pipeline, runner)
-    present(plan, records, directory.root, time.monotonic() - start, progress)
+    directory.remove_unclaimed()
+    directory.write_manifest(plan.pipeline.name, {r.step: r.as_json() for r in records})
+    seconds = time.monotonic() - start
+    present(plan, records, directory.root, started, seconds, progress)
     directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
 
 
@@ -97,9 +102,8 @@ def _writable(folder: Path, setting: str) -> None:
     """Refuses a folder that cannot be written before any work is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise MachineError(
             f"{error.strerror}", path=folder, hint=f"choose a folder to write in with {setting}="

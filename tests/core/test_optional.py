@@ -71,3 +71,11 @@ def test_needing_what_was_left_out_is_an_error_with_the_reason() -> None:
     needy = replace(COMPARE, inputs={"engine": takes(ArtifactKind.ENGINE)})
     with pytest.raises(ConfigurationError, match=r"reader.inputs.engine: .*no such library"):
         without_unavailable([MISSING, _reads(needy, engine="half")])
+
+
+def test_optional_step_that_needs_a_dropped_one_is_dropped_too() -> None:
+    needy = replace(ENGINE, inputs={"engine": takes(ArtifactKind.ENGINE)})
+    reader = replace(_reads(needy, engine="half"), optional=True)
+    kept, skipped = without_unavailable([PRESENT, reader, MISSING])
+    assert kept == (PRESENT,)
+    assert "no such library" in skipped["reader"]

@@ -9,7 +9,7 @@ from tests.core.toy import die, exit_code, forked, on_file_operation
 from quantpipe.core.run_cache import Entry
 from quantpipe.core.run_directory import RunDirectory
 from quantpipe.errors import BusyError
-from quantpipe.files import sha256_bytes
+from quantpipe.files import sha256_bytes, sha256_file
 
 
 def entry(folder: Path, **files: str) -> Entry:
@@ -152,3 +152,38 @@ def test_the_status_says_where_the_run_is(run: Run) -> None:
     RunDirectory(run.root, warn=print).write_status("failed", "calibrate", exit_code=3)
     status = json.loads((run.root / "status.json").read_text())
     assert (status["state"], status["step"], status["exit_code"]) == ("failed", "calibrate", 3)
+
+
+def test_what_an_earlier_run_placed_and_this_one_did_not_goes_unless_edited(
+    tmp_path: Path,
+) -> None:
+    first = RunDirectory(tmp_path / "run", warn=print)
+    for step, name in (("old", "a.txt"), ("kept", "b.txt"), ("edited", "c.txt")):
+        entry = tmp_path / "cache" / name
+        entry.parent.mkdir(exist_ok=True)
+        entry.write_text(step)
+        first.place(
+            step,
+            Entry(
+                key="0" * 64,
+                folder=entry.parent,
+                digests={name: sha256_file(entry)},
+                metrics={},
+                seconds=0.0,
+            ),
+        )
+    first.write_manifest("p", {})
+    (tmp_path / "run" / "edited" / "c.txt").write_text("by hand")
+
+    second = RunDirectory(tmp_path / "run", warn=print)
+    digest = sha256_file(tmp_path / "cache" / "b.txt")
+    entry_kept = Entry(
+        key="0" * 64, folder=tmp_path / "cache", digests={"b.txt": digest}, metrics={}, seconds=0.0
+    )
+    second.place("kept", entry_kept)
+    second.remove_unclaimed()
+    second.write_manifest("p", {})
+    assert not (tmp_path / "run" / "old").exists()
+    assert (tmp_path / "run" / "edited" / "c.txt").read_text() == "by hand"
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["kept/b.txt"]

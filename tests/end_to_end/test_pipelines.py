@@ -144,8 +144,8 @@ def test_photographs_train_and_calibrate(tmp_path: Path) -> None:
         "evaluate.num_runs=2",
         "evaluate.num_warmup=0",
         "evaluate.num_parity_images=4",
-        "evaluate.latency_batches=[1]",
-        "engine.batch_sizes=[1,16]",
+        "engine.batch_sizes=[1]",
+        "export.batch=1",
     )
     assert result.returncode == 0, result.stderr
     assert "205 images" in result.stderr

@@ -174,3 +174,12 @@ def test_generated_data_is_generated_once_and_read_as_coco(tmp_path: Path) -> No
     assert len(open_split(shapes, "val", context).images) == 2
     assert made[0] == made[1]
     assert made[0]["data"] == SHAPES
+
+
+def test_splits_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train")
+    write_coco(tmp_path, "val")
+    path = tmp_path / "annotations" / "instances_val.json"
+    path.write_text(path.read_text().replace("thing", "other"))
+    with pytest.raises(DataError, match="classes other, .* has thing; give both the same"):
+        data_content(coco_at(tmp_path), ("train", "val"), tmp_path / "memo")

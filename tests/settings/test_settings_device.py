@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from quantpipe.errors import MachineError
@@ -9,9 +7,9 @@ from quantpipe.settings import device
 
 
 @pytest.fixture
-def with_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "version", lambda name: "2.9.0+cu130")
-    monkeypatch.setattr(device, "_DRIVER", (tmp_path,))
+    monkeypatch.setattr(device, "nvidia_gpu", lambda: "NVIDIA T4, 7.5")
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -33,8 +31,8 @@ def test_a_build_without_cuda_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_cuda")
-def test_a_machine_without_a_driver_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "_DRIVER", (tmp_path / "nowhere",))
+def test_a_machine_without_a_gpu_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "nvidia_gpu", lambda: None)
     assert device.resolve_device("auto") == "cpu"
-    with pytest.raises(MachineError, match="no NVIDIA driver"):
+    with pytest.raises(MachineError, match="no NVIDIA GPU"):
         device.resolve_device("cuda")

@@ -22,14 +22,24 @@ def without_unavailable(steps: Iterable[Step]) -> tuple[tuple[Step, ...], dict[s
         ConfigurationError: A remaining step cannot do without a dropped one.
     """
     listed = tuple(steps)
-    skipped = {step.name: reason for step in listed if (reason := _obstacle(step)) is not None}
+    skipped: dict[str, str] = {}
+    while found := {
+        step.name: reason
+        for step in listed
+        if step.name not in skipped and (reason := _obstacle(step, skipped)) is not None
+    }:
+        skipped |= found
     kept = tuple(_unwired(step, skipped) for step in listed if step.name not in skipped)
     return kept, skipped
 
 
-def _obstacle(step: Step) -> str | None:
+def _obstacle(step: Step, skipped: Mapping[str, str]) -> str | None:
     if not step.optional:
         return None
+    for name, reference in step.inputs.items():
+        declared = step.stage.inputs.get(name)
+        if reference.step in skipped and declared is not None and declared.required:
+            return f"{reference} was left out: {skipped[reference.step]}"
     try:
         step.stage.check(step.config)
     except (MachineError, ConfigurationError) as error:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class RunDirectory:
         self._root = root
         self._warn = warn
         self._placed: dict[str, str] = _recorded_digests(root / _MANIFEST)
+        self._claimed: set[str] = set()
 
     @property
     def root(self) -> Path:
@@ -48,10 +49,21 @@ class RunDirectory:
         for name, digest in entry.digests.items():
             target = folder / name
             relative = target.relative_to(self._root).as_posix()
+            self._claimed.add(relative)
             if self._settled(target, relative, digest):
                 continue
             _copy(entry.folder / name, target)
             self._placed[relative] = digest
+
+    def remove_unclaimed(self) -> None:
+        """Removes what an earlier run placed here and this one did not; edited files stay."""
+        for relative in sorted(set(self._placed) - self._claimed):
+            digest = self._placed.pop(relative)
+            path = self._root / relative
+            if path.is_file() and sha256_file(path) == digest:
+                path.unlink()
+                with suppress(OSError):  # a folder that is not empty stays
+                    path.parent.rmdir()
 
     def _settled(self, target: Path, relative: str, digest: str) -> bool:
         """Whether ``target`` holds the content already; what a user put there is moved aside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,9 +103,22 @@ def data_content(settings: DataSettings, splits: tuple[Split, ...], memo: Path) 
         from quantpipe.data.shapes import SHAPES_VERSION
 
         return {"shapes": str(SHAPES_VERSION)}
-    return {
-        split: _read(settings, split).fingerprint(memo / f"images-{split}.json") for split in splits
-    }
+    read = {split: _read(settings, split) for split in splits}
+    _require_same_classes(tuple(read.values()))
+    return {split: data.fingerprint(memo / f"images-{split}.json") for split, data in read.items()}
+
+
+def _require_same_classes(splits: Sequence[DetectionDataset]) -> None:
+    """A label is a place in the list of classes, so every split must have the same list."""
+    first = splits[0]
+    for other in splits[1:]:
+        if (other.class_names, other.category_ids) != (first.class_names, first.category_ids):
+            raise DataError(
+                f"{other.name} has the classes {', '.join(other.class_names)}, "
+                f"{first.name} has {', '.join(first.class_names)}",
+                path=other.root,
+                hint="give both the same categories, with the same ids",
+            )
 
 
 def open_split(settings: DataSettings, split: Split, context: Context) -> DetectionDataset:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 
+from quantpipe.engines.hardware import nvidia_gpu
 from quantpipe.errors import MachineError
-
-_DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 def resolve_device(name: str) -> str:
@@ -29,6 +27,6 @@ def resolve_device(name: str) -> str:
 def _cuda_obstacle() -> str | None:
     if version("torch").endswith("+cpu"):
         return "the installed torch is a build without CUDA"
-    if not any(path.exists() for path in _DRIVER):
-        return "there is no NVIDIA driver on this machine"
+    if nvidia_gpu() is None:
+        return "no NVIDIA GPU answers on this machine (nvidia-smi)"
     return None

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from quantpipe.core.schema import Between
-from quantpipe.engines.engine import availability, identity, require_precision
+from quantpipe.engines.engine import (
+    FloatPrecision,
+    Precision,
+    availability,
+    identity,
+    require_precision,
+)
 from quantpipe.errors import ConfigurationError, MachineError
 
 EngineName = Literal["openvino", "onnxruntime", "tensorrt"]
-Precision = Literal["f32", "half", "int8"]
-FloatPrecision = Literal["f32", "half"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
-from quantpipe.settings.engine import EngineSettings, Precision, check_engine, engine_place
+from quantpipe.engines.engine import Precision
+from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
+from quantpipe.settings.device import resolve_device
 from quantpipe.settings.recipe import BatchSize
 
 if TYPE_CHECKING:
@@ -53,6 +54,18 @@ class CalibrateConfig:
 def method_of(config: CalibrateConfig) -> Method:
     """The method that is set, or else percentile where one is given, and max where none is."""
     return config.method or ("max" if config.percentile is None else "percentile")
+
+
+def check(config: CalibrateConfig) -> None:
+    """Finds missing data, and what the toolkit cannot do on a processor."""
+    check_data(config.data)
+    by_toolkit = config.implementation == "toolkit" and config.method == "mse"
+    if by_toolkit and resolve_device("auto") != "cuda":
+        raise ConfigurationError(
+            "the toolkit searches the least squared error on CUDA only",
+            path="implementation",
+            hint="take calibrate.implementation=quantpipe",
+        )
 
 
 def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
@@ -150,6 +163,6 @@ STAGE = Stage(
         "scales": Output(kind=ArtifactKind.SCALES, file="scales.json"),
     },
     run=run,
-    check=lambda config: check_data(config.data),
+    check=check,
     content=content,
 )

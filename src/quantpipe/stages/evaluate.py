@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,9 +61,13 @@ def check_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
 
 def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
     """The images, and the machine whose speed is measured."""
-    from quantpipe.engines.hardware import processor
+    from quantpipe.engines.hardware import nvidia_gpu, processor
 
-    return {"data": data_content(config.data, ("val",), memo), "hardware": processor()}
+    return {
+        "data": data_content(config.data, ("val",), memo),
+        "hardware": [processor(), len(os.sched_getaffinity(0)), nvidia_gpu()],
+        "libraries": {name: version(name) for name in ("torch", "onnxruntime", "pycocotools")},
+    }
 
 
 def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -132,7 +138,7 @@ def _parity(
     from quantpipe.export.verify import compare, unoptimised
 
     few = dataset.subset(range(min(config.num_parity_images, len(dataset.images))))
-    as_written: Predictor = unoptimised(graph.path)
+    as_written = _any_batch(unoptimised(graph.path), graph.path)
     size, batch = variant.image_size, config.accuracy_batch
     result, _ = measure(
         as_written,
@@ -151,6 +157,15 @@ def _parity(
     ]
     same = score(found[: len(few.images)], few.coco_ground_truth(), few.category_ids, by_size=False)
     return {"max_abs": float(np.max(differences)), "map_delta": same.map - result.map}
+
+
+def _any_batch(predict: Predictor, path: Path) -> Predictor:
+    """A graph of a fixed batch as a function of any number of images."""
+    from quantpipe.engines.batching import run_in_batches
+    from quantpipe.export.onnx_graph import read_graph
+
+    batch = read_graph(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    return predict if batch == 0 else lambda images: run_in_batches(predict, images, (batch,))
 
 
 def _latency(

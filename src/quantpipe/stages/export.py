@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
 
 _OPSET_WITH_HALF_SCALES = 19
+_LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class ExportConfig:
 
     target: Literal["openvino", "onnxruntime", "tensorrt"]
     batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
+    engine_batches: Annotated[tuple[int, ...], Between(1, 1024), ExecutionOnly()]
     opset: Annotated[int, Between(17, 23)]
     half: bool
     simplify: bool
@@ -57,6 +59,12 @@ class ExportConfig:
     data: DataSettings
 
     def __post_init__(self) -> None:
+        if self.batch != "dynamic" and self.engine_batches != (self.batch,):
+            raise ConfigurationError(
+                f"a graph of batch {self.batch} does not serve batches {list(self.engine_batches)}",
+                path="batch",
+                hint=f"set engine.batch_sizes=[{self.batch}], or export.batch=dynamic",
+            )
         if self.half and self.opset < _OPSET_WITH_HALF_SCALES:
             raise ConfigurationError(
                 f"{self.opset} has no FP16 scales",
@@ -69,7 +77,7 @@ def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
     """The images that the graph is verified on, and the libraries that write it."""
     from importlib.metadata import version
 
-    libraries = {name: version(name) for name in ("torch", "onnx", "onnxsim")}
+    libraries = {name: version(name) for name in _LIBRARIES}
     return {"data": data_content(config.data, ("val",), memo), "libraries": libraries}
 
 

@@ -103,6 +103,12 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
             path=given,
             hint=f"set model={checkpoint.architecture.name}",
         )
+    if checkpoint.image_size != config.model.image_size:
+        raise ArtifactError(
+            f"the checkpoint is for {checkpoint.image_size} px, not {config.model.image_size}",
+            path=given,
+            hint=f"set model.image_size={checkpoint.image_size}",
+        )
     shutil.copyfile(given, outputs["checkpoint"])
     return {"trained": False}
 
