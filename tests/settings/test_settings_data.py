@@ -181,5 +181,5 @@ def test_splits_of_other_classes_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, "val")
     path = tmp_path / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("thing", "other"))
-    with pytest.raises(DataError, match="classes other, .* has thing; give both the same"):
+    with pytest.raises(DataError, match=r"classes other, .* has thing; give both the same"):
         data_content(coco_at(tmp_path), ("train", "val"), tmp_path / "memo")
