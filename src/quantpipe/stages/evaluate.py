@@ -107,7 +107,6 @@ def _accuracy(
         progress=context.progress,
         description=f"{context.step}: {variant.name}",
         suppression=_suppression(config),
-        by_size=True,
     )
 
 
