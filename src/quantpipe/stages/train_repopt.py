@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.schema import Between, ExecutionOnly
@@ -30,6 +30,7 @@ from quantpipe.settings.recipe import (
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
+    from quantpipe.detector.architecture import Architecture
     from quantpipe.detector.network import Detector
     from quantpipe.training.loop import TrainResult
     from quantpipe.training.rep_optimizer import Scales
@@ -49,6 +50,7 @@ class TrainRepoptConfig:
 
     data: DataSettings
     model: ModelSettings
+    form: Literal["repopt", "repvgg"]
     checkpoint: Path | None
     scales: Path | None
     epochs: Epochs
@@ -116,37 +118,27 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
 def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
     from quantpipe.assembly.images import note_counts, provenance
     from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
-    from quantpipe.detector.network import build_detector
-    from quantpipe.training.rep_optimizer import (
-        gradient_masks,
-        initialise_from_scales,
-        save_scales,
-    )
 
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     note_counts(dataset, context)
     note_counts(held_out, context)
     shape = architecture(config.model, num_classes=len(dataset.class_names))
-    scales, search_history = _scales(config, dataset, shape, context)
-    save_scales(outputs["rep_scales"], scales)
-
-    detector = build_detector(shape, "repopt", seed=context.seed)
-    initialise_from_scales(detector, scales, seed=context.seed)
+    start = _STARTS[config.form](config, dataset, shape, outputs, context)
     result = _fit(
-        detector,
+        start.detector,
         config,
         dataset,
         context,
         name="train",
         epochs=config.epochs,
         lr=config.lr,
-        masks=gradient_masks(detector, scales),
+        masks=start.masks,
         held_out=held_out,
     )
     checkpoint = Checkpoint(
         architecture=shape,
-        form="repopt",
+        form=config.form,
         class_names=dataset.class_names,
         image_size=config.model.image_size,
         tensors=result.best_weights,
@@ -154,7 +146,7 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
         provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
     save_checkpoint(outputs["checkpoint"], checkpoint)
-    write_json(outputs["history"], {"search": search_history, "train": result.history})
+    write_json(outputs["history"], {"search": start.search_history, "train": result.history})
     return {
         "trained": True,
         "map": result.best_score,
@@ -163,8 +155,59 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What the training begins with."""
+
+    detector: Detector
+    masks: Mapping[str, Any] | None
+    search_history: list[dict[str, float]]
+
+
+def _plain_kernels(
+    config: TrainRepoptConfig,
+    dataset: DetectionDataset,
+    shape: Architecture,
+    outputs: Outputs,
+    context: Context,
+) -> _Start:
+    """One 3x3 kernel a block; the branches live on in its first value and its gradient."""
+    from quantpipe.detector.network import build_detector
+    from quantpipe.training.rep_optimizer import (
+        gradient_masks,
+        initialise_from_scales,
+        save_scales,
+    )
+
+    scales, search_history = _scales(config, dataset, shape, context)
+    save_scales(outputs["rep_scales"], scales)
+    detector = build_detector(shape, "repopt", seed=context.seed)
+    initialise_from_scales(detector, scales, seed=context.seed)
+    return _Start(
+        detector=detector, masks=gradient_masks(detector, scales), search_history=search_history
+    )
+
+
+def _branches(
+    config: TrainRepoptConfig,  # noqa: ARG001
+    dataset: DetectionDataset,  # noqa: ARG001
+    shape: Architecture,
+    outputs: Outputs,  # noqa: ARG001
+    context: Context,
+) -> _Start:
+    """Three branches a block, merged only for deployment: nothing to search."""
+    from quantpipe.detector.network import build_detector
+
+    return _Start(
+        detector=build_detector(shape, "repvgg", seed=context.seed), masks=None, search_history=[]
+    )
+
+
+_STARTS = {"repopt": _plain_kernels, "repvgg": _branches}
+
+
 def _scales(
-    config: TrainRepoptConfig, dataset: DetectionDataset, shape: Any, context: Context
+    config: TrainRepoptConfig, dataset: DetectionDataset, shape: Architecture, context: Context
 ) -> tuple[Scales, list[dict[str, float]]]:
     """The scales of the file that is given, or those of a search."""
     from quantpipe.detector.network import build_detector
