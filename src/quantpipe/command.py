@@ -34,8 +34,9 @@ from quantpipe.composition import (
     explain,
     read_arguments,
 )
-from quantpipe.config import Plan, read_plan
+from quantpipe.config import Plan, read_cache_settings, read_plan
 from quantpipe.errors import QuantpipeError
+from quantpipe.housekeeping import keep_house
 from quantpipe.run import report_sweep, run_plan
 
 _INTERNAL_ERROR = 1
@@ -108,10 +109,19 @@ def _task(config: DictConfig) -> int:
     of_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if of_sweep:
         config.run_dir = HydraConfig.get().runtime.output_dir
-    code = _exit_code(lambda: run_plan(read_plan(config, overrides)))
+    code = _exit_code(lambda: _do(config, overrides))
     if code >= 128 or (code and not of_sweep):  # in a sweep only a signal ends the other jobs
         sys.exit(code)
     return code
+
+
+def _do(config: DictConfig, overrides: list[str]) -> None:
+    """Runs the pipeline, or looks after the cache where ``cache=`` says so."""
+    settings, root = read_cache_settings(config)
+    if settings.action == "use":
+        run_plan(read_plan(config, overrides))
+    else:
+        keep_house(settings, root)
 
 
 class SweepCallback(Callback):

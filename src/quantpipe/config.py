@@ -16,6 +16,7 @@ from quantpipe.core.runner import check_pipeline
 from quantpipe.core.schema import Between, build, convert, convert_given
 from quantpipe.core.stage import Stage
 from quantpipe.errors import ConfigurationError, nearest
+from quantpipe.settings.cache import CacheSettings
 from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.engine import EngineSettings
@@ -26,8 +27,9 @@ GROUPS: Mapping[str, Any] = {
     "data": DataSettings,
     "model": ModelSettings,
     "engine": EngineSettings,
+    "cache": CacheSettings,
 }
-"""Root keys that steps refer to by interpolation (``${model}``), and what they hold."""
+"""Root keys that hold a group of settings; steps refer to them by interpolation (``${model}``)."""
 
 _WIRING = frozenset({"stage", "inputs", "each", "optional"})
 
@@ -94,6 +96,17 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         overrides=tuple(overrides),
         skipped=skipped,
     )
+
+
+def read_cache_settings(config: DictConfig) -> tuple[CacheSettings, Path]:
+    """What to do with the cache, and its folder; the recipe is not looked at.
+
+    Raises:
+        ConfigurationError: one line that names the key, the value and the nearest valid one.
+    """
+    chosen = _plain(OmegaConf.masked_copy(config, ["cache", "cache_dir"]))
+    settings = build(CacheSettings, chosen.get("cache"), "cache")
+    return settings, convert(Path, chosen.get("cache_dir"), "cache_dir")
 
 
 def to_yaml(composed: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def data(tmp_path: Path) -> Path:
     ("group", "option"),
     [
         (group, option)
-        for group in ("pipelines", "model", "data", "engine")
+        for group in ("pipelines", "model", "data", "engine", "cache")
         for option in stems(group)
     ],
 )
@@ -108,7 +108,8 @@ def test_a_stage_file_holds_exactly_the_settings_of_its_stage(name: str) -> None
 
 def test_every_yaml_belongs_to_a_group_that_is_tested_here() -> None:
     groups = {path.parent.relative_to(CONF).as_posix() for path in FILES}
-    assert groups == {".", "stage", "pipelines", "model", "data", "engine", "loss", "hydra/help"}
+    tested = {".", "stage", "pipelines", "model", "data", "engine", "cache", "loss", "hydra/help"}
+    assert groups == tested
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -17,7 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class RunCache:
             if entry is None:
                 return fault, None
             self._verified[key] = entry
+            with suppress(OSError):  # a store that may only be read still serves
+                os.utime(folder)  # when it was last used, for pruning
         return "", self._verified[key]
 
     def obtain(
@@ -124,6 +126,18 @@ class RunCache:
             if fault:  # under the lock only, or a damaged entry's successor could be set aside
                 self._quarantine(self._object(key), fault)
             return self._build(key, identity, write), False
+
+    def set_aside_if_damaged(self, key: str) -> str:
+        """Verifies an entry and quarantines it if it is not whole; returns the fault, if any."""
+        fault, _ = _verify(self._object(key), key)
+        if not fault:
+            return ""
+        with self.lock(key):
+            folder = self._object(key)
+            fault = _verify(folder, key)[0] if folder.exists() else ""
+            if fault:
+                self._quarantine(folder, fault)
+        return fault
 
     def _build(
         self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
@@ -159,7 +173,7 @@ class RunCache:
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
         self._warn(
-            f"cache entry {folder.name[:12]} is damaged ({fault}); set aside and built again"
+            f"cache entry {folder.name[:12]} is damaged ({fault}); set aside, to be built again"
         )
 
     def _object(self, key: str) -> Path:
