@@ -252,7 +252,8 @@ def test_a_damaged_entry_is_set_aside_and_built_again(store: Store, fault: str) 
     assert_whole(entry.folder)
     assert len(store.warnings) == 1
     assert (
-        f"{KEY[:12]} is damaged ({fault.strip()}); set aside, to be built again" in store.warnings[0]
+        f"{KEY[:12]} is damaged ({fault.strip()}); set aside, to be built again"
+        in store.warnings[0]
     )
     assert len(list((store.root / "quarantine").iterdir())) == 1
     assert store.cache().obtain(KEY, IDENTITY, never)[1]

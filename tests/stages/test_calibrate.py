@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.detector.foreign.foreign_package import save_public
 from tests.stages.conftest import Artifacts, Configure, RunStage
+from torch import Tensor
 
 from quantpipe.assembly.images import sample
 from quantpipe.core.artifact import Artifact
@@ -109,3 +111,79 @@ def test_a_method_and_a_percentile_that_contradict_are_refused(
     config = configured("calibrate")
     with pytest.raises(ConfigurationError, match="percentile"):
         replace(config, method=method, percentile=percentile)
+
+
+def test_ranges_come_from_a_calibrated_public_checkpoint(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    calibrated: Artifacts,
+    tmp_path: Path,
+) -> None:
+    """Our own ranges, written as the toolkit's modules keep them, are read back."""
+    ours = load_scales(calibrated["scales"].path)
+    tensors, left_out = {}, "detect.cls_preds.0"
+    for scale in ours.scales.values():
+        layer = scale.operation
+        if layer == left_out:
+            continue
+        amax = torch.tensor(scale.amax)
+        if scale.kind == "activation":
+            tensors[f"{layer}._input_quantizer._amax"] = amax.reshape(())
+        elif scale.axis is None:  # a transposed convolution, there by output channel
+            tensors[f"{layer}._weight_quantizer._amax"] = torch.cat([amax, amax / 2]).reshape(
+                1, 2, 1, 1
+            )
+        else:
+            tensors[f"{layer}._weight_quantizer._amax"] = amax.reshape(-1, 1, 1, 1)
+    path = save_public(tmp_path / "calib.pt", first_generation_of_ranges(tensors))
+    config = replace(configured("calibrate"), from_checkpoint=path)
+    read = load_scales(run_stage("calibrate", config, checkpoint=checkpoint)["scales"].path)
+    expected = {n: s for n, s in ours.scales.items() if s.operation != left_out}
+    assert set(read.scales) == set(expected)
+    for name, scale in expected.items():
+        assert read.scales[name].amax == pytest.approx(scale.amax, rel=1e-3)  # half precision
+        assert read.scales[name].axis == scale.axis
+    assert {scale.method for scale in read.scales.values()} == {"checkpoint"}
+
+
+def first_generation_of_ranges(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.replace(".sppf.", ".").replace(".block.conv.", ".conv."): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"a.weight": torch.ones(1)}, "holds no ranges"),
+        ({"a.conv._input_quantizer._amax": torch.ones(())}, "no operation for 'a.conv"),
+        (
+            {
+                "backbone.stem.conv._input_quantizer._amax": torch.ones(()),
+                "backbone.stem.conv._weight_quantizer._amax": torch.ones(3, 1, 1, 1),
+            },
+            "has 3 ranges, the model 8 channels",
+        ),
+        (
+            {
+                "backbone.stem.conv._input_quantizer._amax": torch.tensor(torch.nan),
+                "backbone.stem.conv._weight_quantizer._amax": torch.ones(8, 1, 1, 1),
+            },
+            "not finite or negative",
+        ),
+    ],
+)
+def test_ranges_that_do_not_fit_are_refused(
+    tensors: dict[str, Tensor],
+    match: str,
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    tmp_path: Path,
+) -> None:
+    path = save_public(tmp_path / "calib.pt", tensors)
+    config = replace(configured("calibrate"), from_checkpoint=path)
+    with pytest.raises(ArtifactError, match=match):
+        run_stage("calibrate", config, checkpoint=checkpoint)

@@ -80,3 +80,37 @@ def test_a_boundary_past_the_last_operation_is_refused(
     beyond = replace(config, quant_boundary=last + 1)
     with pytest.raises(ConfigurationError, match=rf"past the last .*; give 0 to {last}"):
         STAGE.check(beyond)
+
+
+def test_a_published_text_ranks_by_the_names_of_either_generation(
+    configured: Configure,
+    run_stage: RunStage,
+    calibrated: Artifacts,
+    names: list[str],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sensitivity.txt"
+    lines = [f"{name} 0.5 {0.9 - 0.01 * number:.2f}" for number, name in enumerate(names)]
+    first = "\n".join(lines).replace(".sppf.", ".").replace(".block.conv", ".conv")
+    assert first != "\n".join(lines)
+    path.write_text(first)
+    config = replace(
+        configured("partial_quant", "partial_quant.quant_boundary=10"), table_file=path
+    )
+    made = run_stage("partial_quant", config, **calibrated)
+    assert set(load_plan(made["plan"].path).quantized) == set(names[:11])
+    path.write_text("\n".join(lines[1:]))
+    with pytest.raises(ArtifactError, match=rf"ranks 58 operations, .* '{names[0]}'"):
+        run_stage("partial_quant", config, **calibrated)
+
+
+def test_without_any_ranking_both_ways_to_give_one_are_named(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"no ranking is given; .*table_file=FILE"):
+        run_stage("partial_quant", configured("partial_quant"), **calibrated)
+
+
+def test_a_missing_text_is_found_before_any_work(configured: Configure) -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere: is not there; see .*table_file"):
+        STAGE.check(replace(configured("partial_quant"), table_file=Path("nowhere")))

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tests.detector.foreign.foreign_package import first_generation, save_public
 from tests.stages.conftest import Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.schema import identity
-from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.network import build_detector
 from quantpipe.errors import ArtifactError
 from quantpipe.stages.train_repopt import STAGE
+from quantpipe.training.rep_optimizer import extract_scales, public_scales
 
 
 def test_a_missing_file_is_found_before_any_work(configured: Configure) -> None:
@@ -75,3 +79,42 @@ def test_a_damaged_checkpoint_is_refused(
     path.write_bytes(content)
     with pytest.raises(ArtifactError):
         run_stage("train_repopt", replace(configured("train_repopt"), checkpoint=path))
+
+
+def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
+    configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
+) -> None:
+    halved = {
+        n: t.half().float() if t.is_floating_point() else t for n, t in trained.tensors.items()
+    }
+    path = save_public(tmp_path / "public.pt", first_generation(halved), ema=None)
+    config = replace(configured("train_repopt"), checkpoint=path, write_state_dict=True)
+    made = run_stage("train_repopt", config)
+    assert set(made) == {"checkpoint", "state_dict"}
+    read = load_checkpoint(made["checkpoint"].path)
+    assert read.class_names == trained.class_names
+    plain = torch.load(made["state_dict"].path, weights_only=True)
+    for tensors in (read.tensors, plain):
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in halved.items())
+
+
+def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -> None:
+    search = build_detector(trained.architecture, "linear_add", seed=0)
+    with torch.no_grad():
+        for name, parameter in search.named_parameters():
+            if ".scale_" in name:
+                parameter.copy_(torch.rand(parameter.shape).half())
+    scales = extract_scales(search)
+    read = public_scales(save_public(tmp_path / "scale.pt", search.state_dict()))
+    assert set(read) == set(scales)
+    for block, scale in scales.items():
+        for part, tensor in vars(scale).items():
+            found = getattr(read[block], part)
+            assert (found is None) == (tensor is None)
+            assert tensor is None or torch.equal(found, tensor)
+
+
+def test_a_public_checkpoint_without_scales_is_refused(trained: Checkpoint, tmp_path: Path) -> None:
+    path = save_public(tmp_path / "public.pt", trained.tensors)
+    with pytest.raises(ArtifactError, match="holds no scales"):
+        public_scales(path)

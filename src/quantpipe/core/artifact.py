@@ -13,6 +13,7 @@ class ArtifactKind(StrEnum):
     CHECKPOINT = "checkpoint"
     REP_SCALES = "rep_scales"
     HISTORY = "history"
+    STATE_DICT = "state_dict"
     SCALES = "scales"
     SENSITIVITY = "sensitivity"
     SENSITIVITY_TEXT = "sensitivity_text"

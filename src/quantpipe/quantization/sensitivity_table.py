@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from quantpipe.detector.foreign.tensors import canonical
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic, write_json
 from quantpipe.quantization.json_reader import expect, read_document
@@ -74,6 +75,28 @@ class SensitivityTable:
                 f"this sensitivity table belongs to weights {self.weights_digest}, not to {digest}",
                 path=path,
                 hint="rank the operations of these weights",
+            )
+
+    def renamed(self, ours: Mapping[str, str]) -> SensitivityTable:
+        """The table with our names for those of either public generation; others stay."""
+        rows = (replace(row, name=ours.get(canonical(row.name), row.name)) for row in self.rows)
+        return replace(self, rows=tuple(rows))
+
+    def require_operations(self, names: Sequence[str], *, path: Path | None = None) -> None:
+        """Refuses a table that ranks other operations than a model has.
+
+        Raises:
+            ArtifactError: Names the first one too many or missing.
+        """
+        ranked = {row.name for row in self.rows}
+        different = [row.name for row in self.rows if row.name not in names]
+        different += [name for name in names if name not in ranked]
+        if different:
+            raise ArtifactError(
+                f"it ranks {len(ranked)} operations, the model has {len(names)}; "
+                f"the first that differs is '{different[0]}'",
+                path=path,
+                hint="give the ranking of this model",
             )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
-from quantpipe.errors import ConfigurationError
+from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.files import sha256_file
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.recipe import BatchSize
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from quantpipe.data.dataset import DetectionDataset
     from quantpipe.quantization.operations import Operation
+    from quantpipe.quantization.scale_cache import TensorScale
 
 
 Method = Literal["max", "percentile", "entropy", "mse"]
@@ -37,6 +39,7 @@ class CalibrateConfig:
     num_images: Annotated[int, Between(1)]
     batch_size: BatchSize
     implementation: Literal["quantpipe", "toolkit"]
+    from_checkpoint: Path | None
 
     def __post_init__(self) -> None:
         if self.method == "percentile" and self.percentile is None:
@@ -57,8 +60,11 @@ def method_of(config: CalibrateConfig) -> Method:
 
 
 def check(config: CalibrateConfig) -> None:
-    """Finds missing data, and what the toolkit cannot do on a processor."""
+    """Finds missing data and files, and what the toolkit cannot do on a processor."""
     check_data(config.data)
+    given = config.from_checkpoint
+    if given is not None and not given.is_file():
+        raise ArtifactError("is not there", path=given, hint="see calibrate.from_checkpoint")
     by_toolkit = config.implementation == "toolkit" and config.method == "mse"
     if by_toolkit and resolve_device("auto") != "cuda":
         raise ConfigurationError(
@@ -69,8 +75,11 @@ def check(config: CalibrateConfig) -> None:
 
 
 def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
-    """The images."""
-    return {"data": data_content(config.data, (config.split,), memo)}
+    """The images, and the file that the configuration names."""
+    named: dict[str, Any] = {"data": data_content(config.data, (config.split,), memo)}
+    if config.from_checkpoint is not None:
+        named["from_checkpoint"] = sha256_file(config.from_checkpoint)
+    return named
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -83,8 +92,8 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     from quantpipe.detector.network import fold_batch_norm
     from quantpipe.quantization.graph import concat_groups, unify
     from quantpipe.quantization.operations import find_operations
+    from quantpipe.quantization.public_ranges import METHOD
     from quantpipe.quantization.scale_cache import build_scale_cache, save_scales
-    from quantpipe.quantization.weight_ranges import weight_scales
 
     source = inputs["checkpoint"].path
     trained = load_checkpoint(source)
@@ -100,11 +109,12 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     example = torch.zeros(1, 3, size, size, device=context.device)
     operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
-    amax = _activation_ranges(config, network, operations, dataset, chosen, size, context)
+    method = METHOD if config.from_checkpoint is not None else method_of(config)
+    amax, weights = _ranges(config, network, operations, dataset, chosen, size, context)
     cache = build_scale_cache(
         unify(amax, concat_groups(network, example)),
-        weight_scales(network, operations, config.weight_method, progress=context.progress),
-        method=method_of(config),
+        weights,
+        method=method,
         weights_digest=checkpoint.weights_digest,
         data_digest=dataset.subset(chosen).fingerprint(None),
         preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
@@ -112,9 +122,37 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     save_scales(outputs["scales"], cache)
     return {
         "num_images": len(chosen),
-        "num_operations": len(operations),
-        "method": method_of(config),
+        "num_operations": len(amax),
+        "method": method,
     }
+
+
+def _ranges(
+    config: CalibrateConfig,
+    network: nn.Module,
+    operations: Sequence[Operation],
+    dataset: DetectionDataset,
+    chosen: Sequence[int],
+    image_size: int,
+    context: Context,
+) -> tuple[dict[str, float], dict[str, TensorScale]]:
+    """Ranges of inputs and weights: of a calibrated checkpoint, or from images."""
+    from quantpipe.quantization.public_ranges import read_public_ranges
+    from quantpipe.quantization.weight_ranges import weight_scales
+
+    progress = context.progress
+    if config.from_checkpoint is None:
+        return (
+            _activation_ranges(config, network, operations, dataset, chosen, image_size, context),
+            weight_scales(network, operations, config.weight_method, progress=progress),
+        )
+    found = read_public_ranges(config.from_checkpoint, network, operations)
+    if found.missing:
+        progress.note(
+            f"{context.step}: {config.from_checkpoint.name} leaves {len(found.missing)} operations "
+            f"in float: {', '.join(found.missing[:4])}" + (", ..." if found.missing[4:] else "")
+        )
+    return found.activations, found.weights
 
 
 def _activation_ranges(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.schema import Between
-from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
+from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.detector.architecture import operation_names
-from quantpipe.errors import ConfigurationError
+from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.files import sha256_file
 from quantpipe.settings.model import ModelSettings, architecture
+
+if TYPE_CHECKING:
+    from quantpipe.assembly.networks import Loaded
+    from quantpipe.quantization.sensitivity_table import SensitivityTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +27,15 @@ class PartialQuantConfig:
 
     model: ModelSettings
     quant_boundary: Annotated[int, Between(0)]
+    table_file: Path | None
 
 
 def check(config: PartialQuantConfig) -> None:
-    """Refuses a boundary past the last operation of the model."""
+    """Refuses a boundary past the last operation of the model, and finds a missing file."""
+    if config.table_file is not None and not config.table_file.is_file():
+        raise ArtifactError(
+            "is not there", path=config.table_file, hint="see partial_quant.table_file"
+        )
     last = len(operation_names(architecture(config.model, num_classes=1))) - 1
     if config.quant_boundary > last:
         raise ConfigurationError(
@@ -33,6 +45,13 @@ def check(config: PartialQuantConfig) -> None:
         )
 
 
+def content(config: PartialQuantConfig, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
+    """The file that the configuration names."""
+    if config.table_file is None:
+        return {}
+    return {"table_file": sha256_file(config.table_file)}
+
+
 def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Writes the plan, the checkpoint that carries it, and its scales."""
     from dataclasses import replace
@@ -40,12 +59,9 @@ def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: C
     from quantpipe.assembly.networks import load_inputs
     from quantpipe.detector.checkpoint import save_checkpoint
     from quantpipe.quantization.precision_plan import plan_from_boundary, save_plan
-    from quantpipe.quantization.sensitivity_table import load_table
 
     loaded = load_inputs(inputs, context.device)
-    source = inputs["table"].path
-    table = load_table(source)
-    table.require_weights(loaded.checkpoint.weights_digest, path=source)
+    table = _table(config, inputs, loaded)
     plan = plan_from_boundary(table, config.quant_boundary)
     save_plan(outputs["plan"], plan)
     save_checkpoint(
@@ -56,6 +72,28 @@ def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: C
     return {"quant_boundary": config.quant_boundary, "float_operations": kept}
 
 
+def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> SensitivityTable:
+    """The ranking of the wired step, or of a published text file, which names no weights."""
+    from quantpipe.detector.foreign.tensors import our_names
+    from quantpipe.quantization.sensitivity_table import load_table, read_published_text
+
+    operations = operation_names(loaded.checkpoint.architecture)
+    if config.table_file is not None:
+        table = read_published_text(config.table_file).renamed(our_names(operations))
+        table.require_operations(operations, path=config.table_file)
+        return table
+    if "table" not in inputs:
+        raise ConfigurationError(
+            "no ranking is given",
+            path="partial_quant.inputs.table",
+            hint="wire a sensitivity step, or set partial_quant.table_file=FILE",
+        )
+    source = inputs["table"].path
+    table = load_table(source)
+    table.require_weights(loaded.checkpoint.weights_digest, path=source)
+    return table
+
+
 STAGE = Stage(
     name="partial_quant",
     version=1,
@@ -63,7 +101,7 @@ STAGE = Stage(
     inputs={
         "checkpoint": takes(ArtifactKind.CHECKPOINT),
         "scales": takes(ArtifactKind.SCALES),
-        "table": takes(ArtifactKind.SENSITIVITY),
+        "table": may_take(ArtifactKind.SENSITIVITY),
     },
     outputs={
         "plan": Output(kind=ArtifactKind.PLAN, file="plan.json"),
@@ -72,4 +110,5 @@ STAGE = Stage(
     },
     run=run,
     check=check,
+    content=content,
 )

@@ -53,6 +53,7 @@ class TrainRepoptConfig:
     form: Literal["repopt", "repvgg"]
     checkpoint: Path | None
     scales: Path | None
+    write_state_dict: bool
     epochs: Epochs
     batch_size: BatchSize
     lr: Positive
@@ -87,18 +88,31 @@ def content(config: TrainRepoptConfig, memo: Path) -> Mapping[str, Any]:
 def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:  # noqa: ARG001
     """Trains, or takes the checkpoint it is given."""
     if config.checkpoint is not None:
-        return _take(config, config.checkpoint, outputs, context)
-    return _train(config, outputs, context)
+        metrics = _take(config, config.checkpoint, outputs, context)
+    else:
+        metrics = _train(config, outputs, context)
+    if config.write_state_dict:
+        from quantpipe.detector.checkpoint import load_checkpoint
+        from quantpipe.detector.foreign.checkpoint import write_state_dict
+
+        write_state_dict(outputs["state_dict"], load_checkpoint(outputs["checkpoint"]).tensors)
+    return metrics
 
 
 def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Context) -> Metrics:
     from quantpipe.assembly.networks import require_classes
-    from quantpipe.detector.checkpoint import load_checkpoint
+    from quantpipe.detector.checkpoint import load_checkpoint, save_checkpoint
+    from quantpipe.detector.foreign.archive import is_archive
+    from quantpipe.detector.foreign.checkpoint import read_public_checkpoint
 
-    checkpoint = load_checkpoint(given)
     names = open_split(config.data, "val", context).class_names
-    require_classes(checkpoint, names, given)
     wanted = architecture(config.model, num_classes=len(names))
+    if is_archive(given):
+        public = read_public_checkpoint(given, wanted, names, config.model.image_size)
+        save_checkpoint(outputs["checkpoint"], public)
+        return {"trained": False, "public": True}
+    checkpoint = load_checkpoint(given)
+    require_classes(checkpoint, names, given)
     if checkpoint.architecture != wanted:
         raise ArtifactError(
             f"the checkpoint is of model {checkpoint.architecture.name}, not {wanted.name}",
@@ -210,11 +224,13 @@ def _scales(
     config: TrainRepoptConfig, dataset: DetectionDataset, shape: Architecture, context: Context
 ) -> tuple[Scales, list[dict[str, float]]]:
     """The scales of the file that is given, or those of a search."""
+    from quantpipe.detector.foreign.archive import is_archive
     from quantpipe.detector.network import build_detector
-    from quantpipe.training.rep_optimizer import extract_scales, load_scales
+    from quantpipe.training.rep_optimizer import extract_scales, load_scales, public_scales
 
     if config.scales is not None:
-        return load_scales(config.scales), []
+        read = public_scales if is_archive(config.scales) else load_scales
+        return read(config.scales), []
     detector = build_detector(shape, "linear_add", seed=context.seed)
     found = _fit(
         detector,
@@ -294,6 +310,7 @@ STAGE = Stage(
             kind=ArtifactKind.REP_SCALES, file="rep_scales.safetensors", required=False
         ),
         "history": Output(kind=ArtifactKind.HISTORY, file="history.json", required=False),
+        "state_dict": Output(kind=ArtifactKind.STATE_DICT, file="state_dict.pt", required=False),
     },
     run=run,
     check=check,

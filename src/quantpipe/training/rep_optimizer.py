@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from quantpipe.detector.folding import linear_add_weight
+from quantpipe.detector.foreign.tensors import read_state
 from quantpipe.detector.layers import LinearAddBlock, RepOptBlock
 from quantpipe.detector.network import Detector, build_detector
 from quantpipe.errors import ArtifactError
@@ -122,6 +123,35 @@ def load_scales(path: Path) -> Scales:
             _refuse(path, f"'{name}' is not a vector of finite numbers")
         block, _, part = name.rpartition(".")
         parts.setdefault(block, {})[part] = tensor
+    return {block: _block_scales(path, block, found) for block, found in parts.items()}
+
+
+_PUBLIC_PARTS = {
+    "scale_conv": "kernel_3x3",
+    "scale_1x1": "kernel_1x1",
+    "scale_identity": "identity",
+}
+
+
+def public_scales(path: Path) -> Scales:
+    """Reads the scales out of a public hyper-search checkpoint, a pickled linear-add network.
+
+    Raises:
+        ArtifactError: The file is damaged or hostile, holds no scales, or holds a NaN.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_state(path).items():
+        block, _, rest = name.rpartition(".")
+        block, _, part = block.rpartition(".")
+        if rest != "weight" or part not in _PUBLIC_PARTS:
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            _refuse(path, f"'{name}' holds a NaN or an infinity")
+        parts.setdefault(block, {})[_PUBLIC_PARTS[part]] = tensor.reshape(-1)
+    if not parts:
+        raise ArtifactError(
+            "holds no scales", path=path, hint="give the checkpoint of a hyper-search"
+        )
     return {block: _block_scales(path, block, found) for block, found in parts.items()}
 
 
