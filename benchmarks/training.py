@@ -36,6 +36,7 @@ from quantpipe.progress import Silent
 from quantpipe.settings.model import architecture
 from quantpipe.settings.recipe import augmentation, recipe
 from quantpipe.stages.train_repopt import TrainRepoptConfig
+from quantpipe.training.log import NoLog
 from quantpipe.training.loop import train
 from quantpipe.training.memory_order import memory_order
 from quantpipe.training.recipe import Recipe
@@ -210,7 +211,9 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             extra_loss=None,
             validate=None,
             validate_every=1,
+            patience=None,
             save_every=10_000,
+            log=NoLog(),
             progress_folder=Path(folder),
             progress=Silent(),
             description="loop",

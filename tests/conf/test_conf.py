@@ -20,6 +20,10 @@ PACKAGE = Path(quantpipe.__file__).parent
 TESTS = Path(__file__).parents[1]
 # What a user must say to choose these.
 NEEDED = {
+    "pipelines": {
+        "yolov6s_coco_repopt_qat": ["data.root={data}"],
+        "yolov6s_coco_partial_quant": ["data.root={data}"],
+    },
     "data": {"coco": ["data.root={data}"], "yolo": ["data.root={data}"]},
     "engine": {
         "onnxruntime": [
@@ -79,8 +83,12 @@ def test_every_option_of_every_group_makes_a_plan(
 
 
 @pytest.mark.parametrize("name", stems("pipelines"))
-def test_a_recipe_is_called_as_its_file_and_lists_all_its_steps(name: str) -> None:
-    made = plan(f"pipelines={name}")
+def test_a_recipe_is_called_as_its_file_and_lists_all_its_steps(
+    name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    needed = NEEDED["pipelines"].get(name, [])
+    made = plan(f"pipelines={name}", *(text.format(data=data) for text in needed))
     assert made.pipeline.name == name
     configured = {k for k, v in made.composed.items() if isinstance(v, dict) and "stage" in v}
     assert configured == set(made.composed["pipeline"]["steps"])
@@ -116,3 +124,32 @@ def test_every_yaml_belongs_to_a_group_that_is_tested_here() -> None:
 def test_every_yaml_says_in_its_first_lines_what_it_is(path: Path) -> None:
     head = path.read_text().splitlines()[:2]
     assert any(line.startswith("# ") for line in head) or path.stem == "quantpipe"
+
+
+@pytest.mark.parametrize("name", ["yolov6s_coco_repopt_qat", "yolov6s_coco_partial_quant"])
+def test_a_published_recipe_holds_the_published_numbers(
+    name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """arXiv 2209.02976 and the quantization recipes of its 0.1 and 0.2 releases."""
+    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    steps = {
+        step.name: step.config
+        for step in plan(f"pipelines={name}", f"data.root={data}").pipeline.steps
+    }
+    calibration = steps["calibrate"]
+    assert (calibration.method, calibration.num_images, calibration.batch_size) == (
+        "entropy",
+        4 * 32,
+        32,
+    )
+    assert steps["partial_quant"].quant_boundary == 55
+    assert steps["train_repopt"].model.name == "yolov6s"
+    assert steps["train_repopt"].model.image_size == 640
+    assert steps["build_engine.fp32"].engine.name == "tensorrt"
+    assert tuple(steps["evaluate"].latency_batches) == (1, 32)
+    assert (steps["evaluate"].confidence, steps["evaluate"].iou) == (0.03, 0.65)
+    if name.endswith("qat"):
+        qat = steps["qat_distill"]
+        assert (qat.epochs, qat.batch_size, qat.lr) == (10, 128, 1e-5)
+        assert (qat.distillation.class_temperature, qat.distillation.feature_weight) == (20, 10)
+        assert (qat.schedule.final_lr_fraction, qat.schedule.weight_decay) == (1e-3, 5e-5)

@@ -12,6 +12,7 @@ from quantpipe.detector.network import build_detector
 from quantpipe.errors import ArtifactError, Interrupted, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
 
@@ -62,7 +63,9 @@ def run(
         "extra_loss": None,
         "validate": None,
         "validate_every": 1,
+        "patience": None,
         "save_every": 2,
+        "log": NoLog(),
         "progress_folder": folder,
         "progress": Silent(),
         "description": "train",
@@ -90,7 +93,7 @@ MASKS = {"stem.weight": torch.full((8, 3, 8, 8), 1.5)}
 
 
 @pytest.mark.parametrize("way", ["stop_after", "die_after"])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 9])
+@pytest.mark.parametrize("at", range(1, 10))
 def test_a_resumed_training_ends_with_the_same_bits(
     tmp_path: Path,
     make_recipe: MakeRecipe,
@@ -111,7 +114,8 @@ def test_a_resumed_training_ends_with_the_same_bits(
     resumed = run(
         tiny_detector(), make_source(5), recipe, tmp_path / "b", progress=again, **settings
     )
-    assert again.tracked == [(9, at if way == "stop_after" else (at - 1) // 2 * 2)]
+    done = at if way == "stop_after" else (at - 1) // 2 * 2
+    assert again.tracked == ([] if done == 9 else [(9, done)])
     assert_same_bits(resumed.weights, unbroken.weights)
     assert_same_bits(resumed.best_weights, unbroken.best_weights)
     assert without_seconds(resumed) == without_seconds(unbroken)
@@ -397,3 +401,108 @@ def test_distillation_pulls_the_student_to_the_teacher(
     )
     losses = [record["extra"] for record in result.history]
     assert 0 < losses[-1] < 0.7 * losses[0]
+
+
+def scored(*scores: float) -> Callable[[nn.Module], float]:
+    """Validation that gives these scores in turn."""
+    remaining = iter(scores)
+    return lambda network: next(remaining)
+
+
+def test_a_training_whose_score_no_longer_rises_stops(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
+) -> None:
+    result = run(
+        tiny_detector(),
+        make_source(2),
+        make_recipe(epochs=8),
+        tmp_path,
+        validate=scored(0.1, 0.4, 0.3, 0.2, 0.9),
+        patience=2,
+    )
+    assert result.stopped_early
+    assert [record["map"] for record in result.history] == [0.1, 0.4, 0.3, 0.2]
+    assert (result.best_epoch, result.best_score) == (2, 0.4)
+
+
+def test_a_training_that_goes_on_rising_does_not_stop(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
+) -> None:
+    scores = scored(0.1, 0.2, 0.15, 0.3)
+    recipe = make_recipe(epochs=4)
+    result = run(tiny_detector(), make_source(2), recipe, tmp_path, validate=scores, patience=2)
+    assert not result.stopped_early
+    assert len(result.history) == 4
+
+
+@pytest.mark.parametrize("at", [4, 5, 6, 7, 8])
+def test_an_early_stop_comes_at_the_same_epoch_after_a_resume(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make, at: int
+) -> None:
+    by_epoch = {1: 0.1, 2: 0.4, 3: 0.3, 4: 0.2}
+    recipe = make_recipe(epochs=8)
+
+    def train_on(**changes: Any) -> TrainResult:
+        newest = max((int(p.name[5:14]) for p in tmp_path.glob("step-*")), default=0)
+        # The epoch that a state at its last step has yet to close is validated after the resume.
+        scores = (by_epoch[epoch] for epoch in range(max(1, -(-newest // 2)), 5))
+        return run(
+            tiny_detector(),
+            make_source(2),
+            recipe,
+            tmp_path,
+            validate=lambda network: next(scores),
+            patience=2,
+            **changes,
+        )
+
+    with pytest.raises(Interrupted):
+        train_on(progress=Watcher(stop_after=at))
+    result = train_on()
+    assert result.stopped_early
+    assert len(result.history) == 4
+
+
+def test_best_or_last_weights_are_selected(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
+) -> None:
+    result = run(
+        tiny_detector(),
+        make_source(2),
+        make_recipe(epochs=3),
+        tmp_path,
+        validate=scored(0.1, 0.4, 0.3),
+    )
+    best, last = result.selected("best"), result.selected("last")
+    assert (best.epoch, best.score) == (2, 0.4)
+    assert (last.epoch, last.score) == (3, 0.3)
+    assert_same_bits(best.weights, result.best_weights)
+    assert_same_bits(last.weights, result.weights)
+    assert any(not torch.equal(t, last.weights[name]) for name, t in best.weights.items())
+
+
+def test_the_log_hears_of_every_step_and_score(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
+) -> None:
+    class Ear:
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, float, float]] = []
+            self.scores: list[tuple[int, float]] = []
+
+        def step(self, step: int, losses: Any, rates: Any) -> None:
+            self.steps.append((step, losses["loss"], rates["lr"]))
+
+        def validated(self, step: int, score: float, network: nn.Module) -> None:
+            assert not network.training
+            self.scores.append((step, score))
+
+    ear = Ear()
+    recipe = make_recipe(epochs=2)
+    result = run(
+        tiny_detector(), make_source(3), recipe, tmp_path, validate=scored(0.1, 0.4), log=ear
+    )
+    assert [step for step, _, _ in ear.steps] == [1, 2, 3, 4, 5, 6]
+    assert ear.scores == [(3, 0.1), (6, 0.4)]
+    losses = [loss for _, loss, _ in ear.steps]
+    assert sum(losses[:3]) / 3 == pytest.approx(result.history[0]["loss"])
+    assert ear.steps[2][2] == pytest.approx(result.history[0]["lr"])

@@ -18,6 +18,7 @@ from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.weight_ranges import weight_scales
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
 
@@ -77,6 +78,8 @@ def run(
         ),
         validate=None,
         validate_every=1,
+        patience=None,
+        log=NoLog(),
         save_every=100,
         progress_folder=folder,
         progress=progress,

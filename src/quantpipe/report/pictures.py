@@ -39,7 +39,26 @@ def detection_picture(
 ) -> str:
     """Draws detections on an image and returns it as ``data:image/png;base64,...``.
 
-    The picture has at most 256 colours: a report with several stays small enough to send.
+    The picture has at most 256 colours: a report with several stays small enough to send. The
+    arguments are those of :func:`detection_image`.
+    """
+    picture = detection_image(
+        image, boxes, scores, labels, class_names, min_score=min_score, side=side
+    )
+    return _data_uri(picture)
+
+
+def detection_image(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating[Any]],
+    scores: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    class_names: Sequence[str],
+    *,
+    min_score: float = 0.3,
+    side: int = 480,
+) -> Image.Image:
+    """Draws detections on an image.
 
     Args:
         image: (H, W, 3) RGB.
@@ -66,7 +85,7 @@ def detection_picture(
     for index in order:
         text = f"{class_names[int(labels[index])]} {scores[index]:.2f}"
         _write_tag(draw, scaled[index].tolist(), text, colours[index], font)
-    return _data_uri(picture)
+    return picture
 
 
 def _write_tag(

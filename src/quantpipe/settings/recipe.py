@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from quantpipe.core.schema import Between, ExecutionOnly
+from quantpipe.errors import MachineError
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Augmentation
@@ -18,6 +21,11 @@ Epochs = Annotated[int, Between(1, 10_000)]
 BatchSize = Annotated[int, Between(1, 4096)]
 Count = Annotated[int, Between(0)]
 NumWorkers = Annotated[int | None, Between(0, 64), ExecutionOnly()]
+
+
+Patience = Annotated[int | None, Between(1)]
+Select = Literal["best", "last"]
+LogFolder = Annotated[Path | None, ExecutionOnly()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +96,20 @@ def recipe(
         **vars(schedule),
         **vars(loss),
     )
+
+
+def check_log(folder: Path | None) -> None:
+    """Refuses a log that needs a library that is not installed.
+
+    Raises:
+        MachineError: Names the line that installs it.
+    """
+    if folder is not None and find_spec("tensorboard") is None:
+        raise MachineError(
+            "TensorBoard is not installed",
+            path=f"tensorboard={folder}",
+            hint="pip install 'quantpipe[tensorboard]', or set tensorboard=null",
+        )
 
 
 def workers(num_workers: int | None, device: str) -> int:

@@ -15,12 +15,16 @@ from quantpipe.settings.recipe import (
     AugmentationSettings,
     BatchSize,
     Epochs,
+    LogFolder,
     LossSettings,
     NotNegative,
     NumWorkers,
+    Patience,
     Positive,
     ScheduleSettings,
+    Select,
     augmentation,
+    check_log,
     recipe,
     workers,
 )
@@ -56,9 +60,18 @@ class QatDistillConfig:
     loss: LossSettings
     augmentation: AugmentationSettings
     validate_every: Annotated[int, Between(1)]
+    patience: Patience
+    select: Select
+    tensorboard: LogFolder
     save_every: Annotated[int, Between(1), ExecutionOnly()]
     num_workers: NumWorkers
     cache_mib: Annotated[int, Between(0), ExecutionOnly()]
+
+
+def check(config: QatDistillConfig) -> None:
+    """Finds missing data and a missing library."""
+    check_data(config.data)
+    check_log(config.tensorboard)
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
@@ -84,9 +97,10 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     )
     result = _fit(config, student, loaded, teacher, inputs, context)
 
-    student.load_state_dict(result.best_weights)
+    selected = result.selected(config.select)
+    student.load_state_dict(selected.weights)
     network = loaded.network
-    network.load_state_dict(result.best_weights)
+    network.load_state_dict(selected.weights)
     trained = with_weights(
         loaded.checkpoint,
         network,
@@ -96,7 +110,12 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     scales = scales_after_training(loaded.scales, student, weights_digest=trained.weights_digest)
     save_scales(outputs["scales"], scales)
     write_json(outputs["history"], {"qat": result.history})
-    return {"map": result.best_score, "best_epoch": result.best_epoch}
+    return {
+        "map": selected.score,
+        "epoch": selected.epoch,
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+    }
 
 
 def _fit(
@@ -110,6 +129,7 @@ def _fit(
     import torch
 
     from quantpipe.assembly.networks import require_classes
+    from quantpipe.assembly.tensorboard import training_log
     from quantpipe.assembly.training import batch_source, validator
     from quantpipe.detector.checkpoint import restore_detector
     from quantpipe.training.distillation import distillation_loss
@@ -129,32 +149,36 @@ def _fit(
         num_workers=workers(config.num_workers, context.device),
         cache_mib=config.cache_mib,
     )
-    return train(
-        student,
-        source,
-        recipe(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            box_loss=config.box_loss,
-            schedule=config.schedule,
-            loss=config.loss,
-        ),
-        num_batches=num_batches,
-        device=torch.device(context.device),
-        gradient_masks=None,
-        extra_loss=distillation_loss(
-            restore_detector(teacher).to(context.device),
-            epochs=config.epochs,
-            **vars(config.distillation),
-        ),
-        validate=validator(held_out, size, context),
-        validate_every=config.validate_every,
-        save_every=config.save_every,
-        progress_folder=context.progress_folder,
-        progress=context.progress,
-        description=context.step,
-    )
+    folder = None if config.tensorboard is None else config.tensorboard / context.step
+    with training_log(folder, held_out, size, context) as log:
+        return train(
+            student,
+            source,
+            recipe(
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                lr=config.lr,
+                box_loss=config.box_loss,
+                schedule=config.schedule,
+                loss=config.loss,
+            ),
+            num_batches=num_batches,
+            device=torch.device(context.device),
+            gradient_masks=None,
+            extra_loss=distillation_loss(
+                restore_detector(teacher).to(context.device),
+                epochs=config.epochs,
+                **vars(config.distillation),
+            ),
+            validate=validator(held_out, size, context),
+            validate_every=config.validate_every,
+            patience=config.patience,
+            save_every=config.save_every,
+            log=log,
+            progress_folder=context.progress_folder,
+            progress=context.progress,
+            description=context.step,
+        )
 
 
 STAGE = Stage(
@@ -173,6 +197,6 @@ STAGE = Stage(
         "history": Output(kind=ArtifactKind.HISTORY, file="history.json"),
     },
     run=run,
-    check=lambda config: check_data(config.data),
+    check=check,
     content=content,
 )

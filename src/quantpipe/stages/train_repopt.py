@@ -19,11 +19,15 @@ from quantpipe.settings.recipe import (
     AugmentationSettings,
     BatchSize,
     Epochs,
+    LogFolder,
     LossSettings,
     NumWorkers,
+    Patience,
     Positive,
     ScheduleSettings,
+    Select,
     augmentation,
+    check_log,
     recipe,
     workers,
 )
@@ -62,14 +66,18 @@ class TrainRepoptConfig:
     loss: LossSettings
     augmentation: AugmentationSettings
     validate_every: Annotated[int, Between(1)]
+    patience: Patience
+    select: Select
+    tensorboard: LogFolder
     save_every: Annotated[int, Between(1), ExecutionOnly()]
     num_workers: NumWorkers
     cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def check(config: TrainRepoptConfig) -> None:
-    """Finds missing files."""
+    """Finds missing files and a missing library."""
     check_data(config.data)
+    check_log(config.tensorboard)
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
         if path is not None and not path.is_file():
@@ -150,12 +158,13 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
         masks=start.masks,
         held_out=held_out,
     )
+    selected = result.selected(config.select)
     checkpoint = Checkpoint(
         architecture=shape,
         form=config.form,
         class_names=dataset.class_names,
         image_size=config.model.image_size,
-        tensors=result.best_weights,
+        tensors=selected.weights,
         precision_plan=None,
         provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
@@ -163,8 +172,10 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     write_json(outputs["history"], {"search": start.search_history, "train": result.history})
     return {
         "trained": True,
-        "map": result.best_score,
+        "map": selected.score,
+        "epoch": selected.epoch,
         "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
         "num_train_images": len(dataset.images),
     }
 
@@ -261,6 +272,7 @@ def _fit(
 ) -> TrainResult:
     import torch
 
+    from quantpipe.assembly.tensorboard import training_log
     from quantpipe.assembly.training import batch_source, validator
     from quantpipe.training.loop import train
 
@@ -281,23 +293,26 @@ def _fit(
         num_workers=workers(config.num_workers, context.device),
         cache_mib=config.cache_mib,
     )
-    return train(
-        detector,
-        source,
-        numbers,
-        num_batches=num_batches,
-        device=torch.device(context.device),
-        gradient_masks=masks,
-        extra_loss=None,
-        validate=None
-        if held_out is None
-        else validator(held_out, config.model.image_size, context),
-        validate_every=config.validate_every,
-        save_every=config.save_every,
-        progress_folder=context.progress_folder / name,
-        progress=context.progress,
-        description=f"{context.step}: {name}",
-    )
+    size = config.model.image_size
+    folder = None if config.tensorboard is None else config.tensorboard / context.step / name
+    with training_log(folder, held_out, size, context) as log:
+        return train(
+            detector,
+            source,
+            numbers,
+            num_batches=num_batches,
+            device=torch.device(context.device),
+            gradient_masks=masks,
+            extra_loss=None,
+            validate=None if held_out is None else validator(held_out, size, context),
+            validate_every=config.validate_every,
+            patience=config.patience,
+            save_every=config.save_every,
+            log=log,
+            progress_folder=context.progress_folder / name,
+            progress=context.progress,
+            description=f"{context.step}: {name}",
+        )
 
 
 STAGE = Stage(

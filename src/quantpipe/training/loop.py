@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from quantpipe.detector.architecture import STRIDES
 from quantpipe.errors import Interrupted
 from quantpipe.progress import Progress
+from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
 from quantpipe.training.optimizer import matched_masks
 from quantpipe.training.recipe import Recipe, detection_loss, schedule
@@ -44,6 +45,14 @@ class BatchSource(Protocol):
         ...
 
 
+class Selected(NamedTuple):
+    """Weights, their epoch (from 1), and its score where it was validated."""
+
+    weights: dict[str, Tensor]
+    epoch: int
+    score: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """What a training ends with.
@@ -55,6 +64,7 @@ class TrainResult:
         best_weights: Of the epoch with the best score; the last where none was validated.
         best_epoch: That epoch, from 1.
         best_score: Its score.
+        stopped_early: Whether the score had not risen for ``patience`` epochs.
         history: One record an epoch: epoch, loss, cls, iou, extra, lr, seconds; map if validated.
     """
 
@@ -62,7 +72,15 @@ class TrainResult:
     best_weights: dict[str, Tensor]
     best_epoch: int | None
     best_score: float | None
+    stopped_early: bool
     history: list[dict[str, float]]
+
+    def selected(self, which: Literal["best", "last"]) -> Selected:
+        """The weights to publish: of the best validated epoch, or of the last."""
+        if which == "best":
+            epoch = self.best_epoch or len(self.history)
+            return Selected(self.best_weights, epoch, self.best_score)
+        return Selected(self.weights, len(self.history), self.history[-1].get("map"))
 
 
 def train(
@@ -76,7 +94,9 @@ def train(
     extra_loss: ExtraLoss | None,
     validate: Callable[[nn.Module], float] | None,
     validate_every: int,
+    patience: int | None,
     save_every: int,
+    log: TrainingLog,
     progress_folder: Path,
     progress: Progress,
     description: str,
@@ -93,7 +113,9 @@ def train(
         extra_loss: Added to the detection loss; runs under the recipe's autocast.
         validate: Scores a network in evaluation mode; higher is better.
         validate_every: Epochs from one validation to the next; the last is always validated.
+        patience: Epochs after which a training whose score has not risen ends; None for never.
         save_every: Optimizer steps from one saved state to the next.
+        log: Told of every step and score.
         progress_folder: Owned by this training until its caller removes it.
         progress: Shows the loss and the score; asked to stop, the loop saves first.
         description: What to call the bar.
@@ -124,6 +146,8 @@ def train(
         length=steps_per_epoch,
         validate=validate,
         validate_every=validate_every,
+        patience=patience,
+        log=log,
         progress=progress,
     )
     with closing(_groups(batches, recipe, num_batches, session.counters.step)) as groups:
@@ -133,6 +157,7 @@ def train(
         best_weights=session.best_weights(),
         best_epoch=session.counters.best_epoch,
         best_score=session.counters.best_score,
+        stopped_early=epochs.is_over and session.counters.step < epochs.total_steps,
         history=session.counters.history,
     )
 
@@ -145,16 +170,39 @@ class _Epochs:
     length: int
     validate: Callable[[nn.Module], float] | None
     validate_every: int
+    patience: int | None
+    log: TrainingLog
     progress: Progress
 
     @property
     def total_steps(self) -> int:
         return self.stepper.rates.total_steps
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the score has not risen for too long.
+
+        It follows from what is saved with every state, so a resumed training stops where the
+        unbroken one does.
+        """
+        counters = self.stepper.session.counters
+        if counters.step >= self.total_steps:
+            return True
+        if self.patience is None or counters.best_epoch is None:
+            return False
+        return len(counters.history) - counters.best_epoch >= self.patience
+
     def add(self, values: Mapping[str, float], seconds: float) -> None:
         counters = self.stepper.session.counters
         for name, value in (*values.items(), ("seconds", seconds)):
             counters.sums[name] = counters.sums.get(name, 0.0) + value
+        rates = self.stepper.rates
+        done = counters.step - 1
+        self.log.step(
+            counters.step,
+            values,
+            {"lr": rates.weight_lr(done), "momentum": rates.momentum_at(done)},
+        )
         self._show(values["loss"])
 
     def close_if_over(self) -> None:
@@ -182,6 +230,7 @@ class _Epochs:
         session.evaluated.eval()
         with torch.no_grad():
             score = validate(session.evaluated)
+            self.log.validated(session.counters.step, score, session.evaluated)
         session.network.train()
         session.consider(score, epoch)
         return score
@@ -204,6 +253,9 @@ def _run(
     counters, total = session.counters, epochs.total_steps
     # A training stopped after the last step of an epoch has yet to close it.
     epochs.close_if_over()
+    if epochs.is_over:
+        session.save()
+        return
     started = time.monotonic()
     for epoch, group in progress.track(groups, description, total=total, done=counters.step):
         values = epochs.stepper.step(group, epoch)
@@ -213,10 +265,12 @@ def _run(
         stop = progress.should_stop()
         if not stop:
             epochs.close_if_over()
-        if stop or counters.step == total or counters.step % save_every == 0:
+        if stop or epochs.is_over or counters.step % save_every == 0:
             session.save()
         if stop:
             raise Interrupted(signal.SIGTERM)
+        if epochs.is_over:
+            return
 
 
 def _groups(
