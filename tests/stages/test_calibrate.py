@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from quantpipe.detector.checkpoint import (
     save_checkpoint,
 )
 from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.quantization import calibration
+from quantpipe.quantization.calibration import collect
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate import STAGE, Method, method_of
@@ -187,3 +190,29 @@ def test_ranges_that_do_not_fit_are_refused(
     config = replace(configured("calibrate"), from_checkpoint=path)
     with pytest.raises(ArtifactError, match=match):
         run_stage("calibrate", config, checkpoint=checkpoint)
+
+
+def test_a_sweep_over_percentiles_counts_once(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collected: list[int] = []
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        collected.append(1)
+        return collect(*arguments, **named)
+
+    monkeypatch.setattr(calibration, "collect", counting)
+    ranges = []
+    for percentile in (90.0, 99.0, 100.0):
+        # Other images than those of the other tests, which share their materials with this one.
+        config = configured(
+            "calibrate", f"calibrate.percentile={percentile}", "calibrate.num_images=3"
+        )
+        made = run_stage("calibrate", config, checkpoint=checkpoint)
+        ranges.append(load_scales(made["scales"].path).scales["backbone.stem.conv.input"].amax[0])
+    assert len(collected) == 1
+    assert ranges == sorted(ranges)
+    assert ranges[0] < ranges[-1]

@@ -29,7 +29,8 @@ class Kept:
     Attributes:
         key: Its content key.
         folder: Where it lies.
-        stage: What made it; ``data`` for generated images, ``?`` where the manifest is damaged.
+        stage: What made it; ``material`` for what steps share (generated images, statistics), ``?``
+            where the manifest is damaged.
         size: Bytes.
         used: When it was made or last reused, in seconds since 1970.
         referred: Whether a run directory refers to it.
@@ -141,7 +142,7 @@ def _described(folder: Path, referred: bool) -> Kept:
     )
     try:
         identity = json.loads((folder / _MANIFEST).read_bytes())["identity"]
-        return replace(kept, stage=str(identity.get("stage", "data")))
+        return replace(kept, stage=str(identity.get("stage", "material")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return kept
 

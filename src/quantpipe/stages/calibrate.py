@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from quantpipe.quantization.scale_cache import TensorScale
 
 
+_STATISTICS, _STATISTICS_VERSION = "statistics.npz", 1
+
 Method = Literal["max", "percentile", "entropy", "mse"]
 
 
@@ -110,7 +112,9 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
     method = METHOD if config.from_checkpoint is not None else method_of(config)
-    amax, weights = _ranges(config, network, operations, dataset, chosen, size, context)
+    amax, weights = _ranges(
+        config, network, operations, dataset, chosen, size, checkpoint.weights_digest, context
+    )
     cache = build_scale_cache(
         unify(amax, concat_groups(network, example)),
         weights,
@@ -134,6 +138,7 @@ def _ranges(
     dataset: DetectionDataset,
     chosen: Sequence[int],
     image_size: int,
+    weights_digest: str,
     context: Context,
 ) -> tuple[dict[str, float], dict[str, TensorScale]]:
     """Ranges of inputs and weights: of a calibrated checkpoint, or from images."""
@@ -143,7 +148,9 @@ def _ranges(
     progress = context.progress
     if config.from_checkpoint is None:
         return (
-            _activation_ranges(config, network, operations, dataset, chosen, image_size, context),
+            _activation_ranges(
+                config, network, operations, dataset, chosen, image_size, weights_digest, context
+            ),
             weight_scales(network, operations, config.weight_method, progress=progress),
         )
     found = read_public_ranges(config.from_checkpoint, network, operations)
@@ -162,10 +169,12 @@ def _activation_ranges(
     dataset: DetectionDataset,
     chosen: Sequence[int],
     image_size: int,
+    weights_digest: str,
     context: Context,
 ) -> dict[str, float]:
     from quantpipe.assembly.images import float_batches, num_batches
-    from quantpipe.quantization.calibration import collect, solve
+    from quantpipe.quantization.calibration import Statistics, collect, solve
+    from quantpipe.quantization.statistics_file import load_statistics, save_statistics
     from quantpipe.quantization.toolkit import toolkit_amax
 
     batches = float_batches(
@@ -177,6 +186,10 @@ def _activation_ranges(
     )
     total = num_batches(len(chosen), config.batch_size)
     progress = context.progress
+
+    def statistics() -> Statistics:
+        return collect(network, operations, batches, progress=progress, total=total)
+
     if config.implementation == "toolkit":
         return toolkit_amax(
             network,
@@ -187,8 +200,20 @@ def _activation_ranges(
             progress=progress,
             total=total,
         )
-    statistics = collect(network, operations, batches, progress=progress, total=total)
-    return solve(statistics, method_of(config), percentile=config.percentile, progress=progress)
+    # One pass serves every method and percentile: a sweep counts once.
+    named_by = {
+        "statistics": _STATISTICS_VERSION,
+        "weights": weights_digest,
+        "images": dataset.subset(chosen).fingerprint(None),
+        "image_size": image_size,
+        "batch_size": config.batch_size,
+        "device": context.device,
+    }
+    folder = context.materialise(
+        named_by, lambda root: save_statistics(root / _STATISTICS, statistics())
+    )
+    found = load_statistics(folder / _STATISTICS)
+    return solve(found, method_of(config), percentile=config.percentile, progress=progress)
 
 
 STAGE = Stage(

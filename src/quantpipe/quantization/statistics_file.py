@@ -1,0 +1,59 @@
+"""Calibration statistics as a file: counted once, solved for any method and percentile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from quantpipe.errors import ArtifactError
+from quantpipe.quantization.calibration import Statistics
+from quantpipe.quantization.histogram import Histogram
+
+_INDEX = "index"
+
+
+def save_statistics(path: Path, statistics: Statistics) -> None:
+    """Writes every histogram once, operations that share one by its number."""
+    distinct = list({id(h): h for h in statistics.histograms.values()}.values())
+    numbers = {id(histogram): number for number, histogram in enumerate(distinct)}
+    index = {
+        "num_images": statistics.num_images,
+        "operations": {name: numbers[id(h)] for name, h in statistics.histograms.items()},
+        "histograms": [{"width": h.width, "amax": h.amax} for h in distinct],
+    }
+    arrays = {str(number): histogram.counts for number, histogram in enumerate(distinct)}
+    text = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{_INDEX: text}, **arrays)
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Reads what :func:`save_statistics` wrote, with the same sharing.
+
+    Raises:
+        ArtifactError: The file is something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = json.loads(arrays[_INDEX].tobytes())
+            histograms = [
+                _histogram(arrays[str(number)], **limits)
+                for number, limits in enumerate(index["histograms"])
+            ]
+        shared = {name: histograms[number] for name, number in index["operations"].items()}
+        return Statistics(histograms=shared, num_images=index["num_images"])
+    except (OSError, BadZipFile, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ArtifactError(
+            f"not readable as calibration statistics ({error})", path=path, hint="calibrate again"
+        ) from error
+
+
+def _histogram(
+    counts: np.ndarray[tuple[int], np.dtype[np.int64]], *, width: float, amax: float
+) -> Histogram:
+    histogram = Histogram()
+    histogram.counts, histogram.width, histogram.amax = counts, width, amax
+    return histogram
