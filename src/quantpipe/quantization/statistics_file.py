@@ -37,7 +37,7 @@ def load_statistics(path: Path) -> Statistics:
         ArtifactError: The file is something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             index = json.loads(arrays[_INDEX].tobytes())
             histograms = [
                 _histogram(arrays[str(number)], **limits)
