@@ -30,6 +30,7 @@ RECIPE = (
     "train_repopt.schedule.ema_ramp_steps=100",
     "train_repopt.augmentation.scale=0.5",
     "train_repopt.validate_every=5",
+    "train_repopt.select=last",  # so that the validation images have chosen nothing
 )
 QUICK = ("train_repopt.epochs=2", "train_repopt.search.epochs=1")
 FORMS = ("repopt", "repvgg")

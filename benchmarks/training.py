@@ -45,6 +45,7 @@ from quantpipe.training.rep_optimizer import (
     gradient_masks,
     initialise_from_scales,
 )
+from quantpipe.training.team import Alone
 
 FORMS: tuple[BlockForm, ...] = ("repopt", "linear_add", "repvgg")
 NUM_WORKERS = (0, 2)
@@ -217,6 +218,7 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             progress_folder=Path(folder),
             progress=Silent(),
             description="loop",
+            team=Alone(),
         )
     seconds = result.history[0]["seconds"]
     return seconds / num_batches, clock.waited / seconds

@@ -21,6 +21,7 @@ from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.engine import EngineSettings
 from quantpipe.settings.model import ModelSettings
+from quantpipe.settings.trainer import TrainerSettings
 from quantpipe.stages import STAGES
 
 GROUPS: Mapping[str, Any] = {
@@ -28,6 +29,7 @@ GROUPS: Mapping[str, Any] = {
     "model": ModelSettings,
     "engine": EngineSettings,
     "cache": CacheSettings,
+    "trainer": TrainerSettings,
 }
 """Root keys that hold a group of settings; steps refer to them by interpolation (``${model}``)."""
 

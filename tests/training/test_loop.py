@@ -15,6 +15,7 @@ from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.team import Alone
 
 MakeRecipe = Callable[..., Recipe]
 Make = Callable[..., Any]
@@ -69,6 +70,7 @@ def run(
         "progress_folder": folder,
         "progress": Silent(),
         "description": "train",
+        "team": Alone(),
     }
     return train(detector, source, recipe, **(arguments | changes))
 

@@ -21,6 +21,7 @@ from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.team import Alone
 
 
 def images() -> Tensor:
@@ -80,6 +81,7 @@ def run(
         validate_every=1,
         patience=None,
         log=NoLog(),
+        team=Alone(),
         save_every=100,
         progress_folder=folder,
         progress=progress,

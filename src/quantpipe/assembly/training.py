@@ -1,19 +1,156 @@
-"""What every training takes from the data: batches by epoch, and a score on held-out images."""
+"""A training from its data to its result: alone, or on several ranks that share every batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from quantpipe.assembly.images import measure, predictor
+from quantpipe.assembly.tensorboard import training_log
 from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Augmentation, Batch, num_training_batches, training_batches
-from quantpipe.progress import Silent
-from quantpipe.training.loop import BatchSource
+from quantpipe.distributed.ranks import run_together
+from quantpipe.progress import Progress, Silent
+from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.log import NoLog, TrainingLog
+from quantpipe.training.loop import BatchSource, TrainResult, train
+from quantpipe.training.recipe import Recipe
+from quantpipe.training.team import Team
 
 _VALIDATION_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """A frozen teacher, and the weights and temperatures of its lessons."""
+
+    teacher: nn.Module
+    settings: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """All that a rank needs to train along; whatever it holds can be pickled.
+
+    Attributes:
+        detector: Trained in place on rank 0; the others get copies.
+        recipe: The numbers of the training; ``batch_size`` counts the images of all ranks.
+        dataset: What to train on.
+        image_size: Pixels.
+        augmentation: Of the training images.
+        seed: Of the order and the augmentation.
+        device: ``cpu`` or ``cuda``.
+        num_workers: Threads of each rank that prepare batches.
+        cache_mib: Memory of each rank for decoded images.
+        masks: What multiplies the gradients, by parameter name.
+        distillation: None trains on the labels alone.
+        validate_every: Epochs.
+        patience: Epochs, or None.
+        save_every: Optimizer steps.
+        progress_folder: For states to resume from.
+        description: What to call the bar.
+    """
+
+    detector: nn.Module
+    recipe: Recipe
+    dataset: DetectionDataset
+    image_size: int
+    augmentation: Augmentation
+    seed: int
+    device: str
+    num_workers: int
+    cache_mib: int
+    masks: Mapping[str, Tensor] | None
+    distillation: Distillation | None
+    validate_every: int
+    patience: int | None
+    save_every: int
+    progress_folder: Path
+    description: str
+
+
+def fit(
+    job: TrainingJob,
+    held_out: DetectionDataset | None,
+    context: Context,
+    *,
+    tensorboard: Path | None,
+    num_ranks: int,
+    timeout_seconds: float,
+) -> TrainResult:
+    """Trains on ``num_ranks`` processes; this one leads, validates, saves and shows.
+
+    Raises:
+        MachineError: A rank died or no longer answers; names it.
+    """
+    validate = None if held_out is None else validator(held_out, job.image_size, context)
+    with training_log(tensorboard, held_out, job.image_size, context) as log:
+        return run_together(
+            lambda team: _train(job, team, validate, log, context.progress),
+            _train_along,
+            job,
+            size=num_ranks,
+            device=job.device,
+            timeout_seconds=timeout_seconds,
+        )
+
+
+def _train_along(team: Team, job: TrainingJob) -> None:
+    """What the other ranks do: rank 0 validates, saves and shows for them."""
+
+    def validate(network: nn.Module) -> float:  # noqa: ARG001
+        raise AssertionError("rank 0 validates")
+
+    _train(job, team, validate, NoLog(), Silent())
+
+
+def _train(
+    job: TrainingJob,
+    team: Team,
+    validate: Callable[[nn.Module], float] | None,
+    log: TrainingLog,
+    progress: Progress,
+) -> TrainResult:
+    source, num_batches = batch_source(
+        job.dataset,
+        image_size=job.image_size,
+        batch_size=job.recipe.batch_size,
+        seed=job.seed,
+        augmentation=job.augmentation,
+        num_workers=job.num_workers,
+        cache_mib=job.cache_mib,
+        rank=team.rank,
+        num_ranks=team.size,
+    )
+    device = torch.device("cuda", team.rank) if job.device == "cuda" else torch.device("cpu")
+    lessons = job.distillation
+    return train(
+        job.detector,
+        source,
+        job.recipe,
+        num_batches=num_batches,
+        device=device,
+        gradient_masks=job.masks,
+        extra_loss=None
+        if lessons is None
+        else distillation_loss(
+            lessons.teacher.to(device), epochs=job.recipe.epochs, **lessons.settings
+        ),
+        validate=validate,
+        validate_every=job.validate_every,
+        patience=job.patience,
+        save_every=job.save_every,
+        log=log,
+        progress_folder=job.progress_folder,
+        progress=progress,
+        description=job.description,
+        team=team,
+    )
 
 
 def batch_source(
@@ -25,8 +162,10 @@ def batch_source(
     augmentation: Augmentation,
     num_workers: int,
     cache_mib: int,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> tuple[BatchSource, int]:
-    """Batches as a function of the epoch, and how many an epoch has."""
+    """One rank's part of the batches, as a function of the epoch, and how many an epoch has."""
     # Without mosaic the batches of the last epochs look like what the network will meet.
     plain = Augmentation(
         mosaic=0.0,
@@ -49,6 +188,8 @@ def batch_source(
             num_workers=num_workers,
             start_batch=start_batch,
             cache_bytes=cache_mib << 20,
+            rank=rank,
+            num_ranks=num_ranks,
         )
 
     return batches, num_training_batches(dataset, batch_size)

@@ -89,6 +89,8 @@ def training_batches(
     num_workers: int,
     start_batch: int = 0,
     cache_bytes: int = CACHE_BYTES,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch, shuffled by (seed, epoch).
 
@@ -105,6 +107,9 @@ def training_batches(
         num_workers: Threads that prepare batches ahead; 0 prepares them in line.
         start_batch: The first batch to yield.
         cache_bytes: Decoded images are kept in memory if all fit.
+        rank: Of ``num_ranks`` processes that share every batch: this one's rows of it are
+            ``rank``, ``rank + num_ranks``, ...
+        num_ranks: How many share it.
 
     Raises:
         DataError: An image cannot be read.
@@ -112,7 +117,7 @@ def training_batches(
     source = _source(dataset, image_size, cache_bytes)
     order = np.random.default_rng((seed, epoch)).permutation(len(dataset.images))
     chunks = [
-        order[batch * batch_size : (batch + 1) * batch_size].tolist()
+        order[batch * batch_size : (batch + 1) * batch_size][rank::num_ranks].tolist()
         for batch in range(start_batch, num_training_batches(dataset, batch_size))
     ]
     make = partial(_training_batch, source, augmentation, seed, epoch)

@@ -112,6 +112,11 @@ def check_log(folder: Path | None) -> None:
         )
 
 
+def log_folder(root: Path | None, *parts: str) -> Path | None:
+    """Where a training of a step logs, if it does."""
+    return None if root is None else root.joinpath(*parts)
+
+
 def workers(num_workers: int | None, device: str) -> int:
     """Threads that prepare batches: as set, or none where the processor itself trains.
 

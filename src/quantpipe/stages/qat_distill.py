@@ -25,9 +25,11 @@ from quantpipe.settings.recipe import (
     Select,
     augmentation,
     check_log,
+    log_folder,
     recipe,
     workers,
 )
+from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
 
 if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
@@ -49,6 +51,7 @@ class DistillationSettings:
 class QatDistillConfig:
     """Settings of the stage; see ``conf/stage/qat_distill.yaml``."""
 
+    trainer: TrainerSettings
     data: DataSettings
     epochs: Epochs
     batch_size: BatchSize
@@ -72,6 +75,7 @@ def check(config: QatDistillConfig) -> None:
     """Finds missing data and a missing library."""
     check_data(config.data)
     check_log(config.tensorboard)
+    check_batch(config.batch_size, config.trainer)
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
@@ -126,59 +130,50 @@ def _fit(
     inputs: Inputs,
     context: Context,
 ) -> TrainResult:
-    import torch
-
     from quantpipe.assembly.networks import require_classes
-    from quantpipe.assembly.tensorboard import training_log
-    from quantpipe.assembly.training import batch_source, validator
+    from quantpipe.assembly.training import Distillation, TrainingJob, fit
     from quantpipe.detector.checkpoint import restore_detector
-    from quantpipe.training.distillation import distillation_loss
-    from quantpipe.training.loop import train
 
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
     require_classes(teacher, dataset.class_names, inputs["teacher"].path)
-    size = loaded.checkpoint.image_size
-    source, num_batches = batch_source(
-        dataset,
-        image_size=size,
+    numbers = recipe(
+        epochs=config.epochs,
         batch_size=config.batch_size,
-        seed=context.seed,
+        lr=config.lr,
+        box_loss=config.box_loss,
+        schedule=with_precision(config.schedule, config.trainer),
+        loss=config.loss,
+    )
+    job = TrainingJob(
+        detector=student,
+        recipe=numbers,
+        dataset=dataset,
+        image_size=loaded.checkpoint.image_size,
         augmentation=augmentation(config.augmentation),
+        seed=context.seed,
+        device=context.device,
         num_workers=workers(config.num_workers, context.device),
         cache_mib=config.cache_mib,
+        masks=None,
+        distillation=Distillation(
+            teacher=restore_detector(teacher), settings=vars(config.distillation)
+        ),
+        validate_every=config.validate_every,
+        patience=config.patience,
+        save_every=config.save_every,
+        progress_folder=context.progress_folder,
+        description=context.step,
     )
-    folder = None if config.tensorboard is None else config.tensorboard / context.step
-    with training_log(folder, held_out, size, context) as log:
-        return train(
-            student,
-            source,
-            recipe(
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                lr=config.lr,
-                box_loss=config.box_loss,
-                schedule=config.schedule,
-                loss=config.loss,
-            ),
-            num_batches=num_batches,
-            device=torch.device(context.device),
-            gradient_masks=None,
-            extra_loss=distillation_loss(
-                restore_detector(teacher).to(context.device),
-                epochs=config.epochs,
-                **vars(config.distillation),
-            ),
-            validate=validator(held_out, size, context),
-            validate_every=config.validate_every,
-            patience=config.patience,
-            save_every=config.save_every,
-            log=log,
-            progress_folder=context.progress_folder,
-            progress=context.progress,
-            description=context.step,
-        )
+    return fit(
+        job,
+        held_out,
+        context,
+        tensorboard=log_folder(config.tensorboard, context.step),
+        num_ranks=config.trainer.devices,
+        timeout_seconds=config.trainer.timeout_s,
+    )
 
 
 STAGE = Stage(

@@ -28,9 +28,11 @@ from quantpipe.settings.recipe import (
     Select,
     augmentation,
     check_log,
+    log_folder,
     recipe,
     workers,
 )
+from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
@@ -52,6 +54,7 @@ class SearchSettings:
 class TrainRepoptConfig:
     """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
 
+    trainer: TrainerSettings
     data: DataSettings
     model: ModelSettings
     form: Literal["repopt", "repvgg"]
@@ -78,6 +81,7 @@ def check(config: TrainRepoptConfig) -> None:
     """Finds missing files and a missing library."""
     check_data(config.data)
     check_log(config.tensorboard)
+    check_batch(config.batch_size, config.trainer)
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
         if path is not None and not path.is_file():
@@ -270,49 +274,42 @@ def _fit(
     masks: Mapping[str, Any] | None,
     held_out: DetectionDataset | None,
 ) -> TrainResult:
-    import torch
-
-    from quantpipe.assembly.tensorboard import training_log
-    from quantpipe.assembly.training import batch_source, validator
-    from quantpipe.training.loop import train
+    from quantpipe.assembly.training import TrainingJob, fit
 
     numbers = recipe(
         epochs=epochs,
         batch_size=config.batch_size,
         lr=lr,
         box_loss=config.model.iou_loss,
-        schedule=config.schedule,
+        schedule=with_precision(config.schedule, config.trainer),
         loss=config.loss,
     )
-    source, num_batches = batch_source(
-        dataset,
+    job = TrainingJob(
+        detector=detector,
+        recipe=numbers,
+        dataset=dataset,
         image_size=config.model.image_size,
-        batch_size=config.batch_size,
-        seed=context.seed,
         augmentation=augmentation(config.augmentation),
+        seed=context.seed,
+        device=context.device,
         num_workers=workers(config.num_workers, context.device),
         cache_mib=config.cache_mib,
+        masks=masks,
+        distillation=None,
+        validate_every=config.validate_every,
+        patience=config.patience,
+        save_every=config.save_every,
+        progress_folder=context.progress_folder / name,
+        description=f"{context.step}: {name}",
     )
-    size = config.model.image_size
-    folder = None if config.tensorboard is None else config.tensorboard / context.step / name
-    with training_log(folder, held_out, size, context) as log:
-        return train(
-            detector,
-            source,
-            numbers,
-            num_batches=num_batches,
-            device=torch.device(context.device),
-            gradient_masks=masks,
-            extra_loss=None,
-            validate=None if held_out is None else validator(held_out, size, context),
-            validate_every=config.validate_every,
-            patience=config.patience,
-            save_every=config.save_every,
-            log=log,
-            progress_folder=context.progress_folder / name,
-            progress=context.progress,
-            description=f"{context.step}: {name}",
-        )
+    return fit(
+        job,
+        held_out,
+        context,
+        tensorboard=log_folder(config.tensorboard, context.step, name),
+        num_ranks=config.trainer.devices,
+        timeout_seconds=config.trainer.timeout_s,
+    )
 
 
 STAGE = Stage(

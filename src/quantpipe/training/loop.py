@@ -29,6 +29,8 @@ from quantpipe.training.optimizer import matched_masks
 from quantpipe.training.recipe import Recipe, detection_loss, schedule
 from quantpipe.training.session import Session
 from quantpipe.training.step import LOSS_PARTS, ExtraLoss, Stepper
+from quantpipe.training.sync_batch_norm import synchronise_batch_norm
+from quantpipe.training.team import Team
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Batch
@@ -100,6 +102,7 @@ def train(
     progress_folder: Path,
     progress: Progress,
     description: str,
+    team: Team,
 ) -> TrainResult:
     """Trains ``detector`` in place, from the newest state in ``progress_folder`` if there is one.
 
@@ -119,6 +122,8 @@ def train(
         progress_folder: Owned by this training until its caller removes it.
         progress: Shows the loss and the score; asked to stop, the loop saves first.
         description: What to call the bar.
+        team: The ranks that train together, each with its own part of every batch. Rank 0 alone
+            validates, saves and decides to stop; all end with the same weights.
 
     Raises:
         Interrupted: ``progress.should_stop()``; the state is saved.
@@ -128,8 +133,15 @@ def train(
     assert num_batches > 0
     memory = memory_order(detector, channels_last=recipe.channels_last, device=device)
     detector.to(device, memory_format=memory).train()  # type: ignore[call-overload]
-    session = Session(detector, recipe, progress_folder)
-    session.restore(progress)
+    if team.size > 1:
+        synchronise_batch_norm(detector, team)
+    session = Session(detector, recipe, progress_folder, saves=team.rank == 0)
+    # Rank 0 cleans the folder first; it writes there only after a step that all have done.
+    if team.rank == 0:
+        session.restore(progress)
+    team.share(None)
+    if team.rank > 0:
+        session.restore(progress)
     steps_per_epoch = math.ceil(num_batches / recipe.accumulate)
     stepper = Stepper(
         session=session,
@@ -140,6 +152,7 @@ def train(
         extra_loss=extra_loss,
         device=device,
         memory=memory,
+        team=team,
     )
     epochs = _Epochs(
         stepper=stepper,
@@ -227,9 +240,10 @@ class _Epochs:
 
     def _score(self, validate: Callable[[nn.Module], float], epoch: int) -> float:
         session = self.stepper.session
+        team = self.stepper.team
         session.evaluated.eval()
         with torch.no_grad():
-            score = validate(session.evaluated)
+            score = float(team.share(validate(session.evaluated) if team.rank == 0 else None))
             self.log.validated(session.counters.step, score, session.evaluated)
         session.network.train()
         session.consider(score, epoch)
@@ -262,7 +276,7 @@ def _run(
         now = time.monotonic()
         epochs.add(values, now - started)
         started = now
-        stop = progress.should_stop()
+        stop = bool(epochs.stepper.team.share(progress.should_stop()))
         if not stop:
             epochs.close_if_over()
         if stop or epochs.is_over or counters.step % save_every == 0:

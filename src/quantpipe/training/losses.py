@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -56,13 +57,23 @@ class DetectionLoss:
     classification_weight: float
     box_weight: float
 
-    def __call__(self, prediction: RawPrediction, boxes: Tensor, labels: Tensor) -> LossValue:
+    def __call__(
+        self,
+        prediction: RawPrediction,
+        boxes: Tensor,
+        labels: Tensor,
+        *,
+        over_team: Callable[[Tensor], Tensor] = lambda local: local,
+    ) -> LossValue:
         """Returns the loss, divided by the sum of the target scores (at least 1).
+
+        The losses of all ranks add up to the loss of their batches as one.
 
         Args:
             prediction: Class logits (B, A, C), distances (B, A, 4) in cells, neck outputs.
             boxes: (B, M, 4) x1, y1, x2, y2 in pixels.
             labels: (B, M), negative where a row is padding.
+            over_team: Sums a value over the ranks that share the batch.
         """
         logits = prediction.class_logits.float()
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in prediction.features]
@@ -81,7 +92,7 @@ class DetectionLoss:
         targets = torch.zeros_like(logits)
         targets[positive.image, positive.anchor, positive.label] = positive.score
         # The floor keeps an image with hardly anything in it from having a huge loss.
-        total_score = positive.score.sum().clamp_min(1)
+        total_score = over_team(positive.score.sum()).clamp_min(1)
 
         focal = varifocal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
         misfit = BOX_LOSSES[self.box_loss](predicted[positive.image, positive.anchor], positive.box)

@@ -25,9 +25,11 @@ class Session:
         network: Trained in place, on the device it is on.
         recipe: Momentum, weight decay and averaging are read here.
         folder: Where states are saved and looked for.
+        saves: Whether this process writes them; others of its team only check.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, folder: Path):
+    def __init__(self, network: nn.Module, recipe: Recipe, folder: Path, *, saves: bool = True):
+        self._saves = saves
         self.network = network
         self.folder = folder
         self.counters = Counters()
@@ -80,6 +82,8 @@ class Session:
         """
         tensors = self._live()
         self.require_finite(tensors)
+        if not self._saves:
+            return
         best = {f"{_BEST}{name}": tensor for name, tensor in self._best.items()}
         write_state(self.folder, self.counters, tensors | best)
 

@@ -16,6 +16,7 @@ from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
 from quantpipe.training.session import Session
+from quantpipe.training.team import Team
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Batch
@@ -38,6 +39,7 @@ class Stepper:
     extra_loss: ExtraLoss | None
     device: torch.device
     memory: torch.memory_format
+    team: Team
 
     def step(self, group: Sequence[Batch], epoch: int) -> dict[str, float]:
         """Does one step on the mean gradient of ``group``; returns the mean loss and its parts.
@@ -46,7 +48,7 @@ class Stepper:
             NumericalError: The loss is NaN or infinite; the weights are as they were.
         """
         parts = torch.stack([self._accumulate(batch, epoch, len(group)) for batch in group])
-        values = dict(zip(LOSS_PARTS, parts.mean(0).tolist(), strict=True))
+        values = dict(zip(LOSS_PARTS, self.team.sum(parts.mean(0)).tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise self.session.diverged(f"the loss is {values['loss']} in epoch {epoch + 1}")
         self._update()
@@ -61,8 +63,9 @@ class Stepper:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             prediction = predict(images)
             extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
-        total, classification, box = self.loss(prediction, boxes, labels)
-        extra = torch.zeros_like(total) if extra is None else extra
+        total, classification, box = self.loss(prediction, boxes, labels, over_team=self.team.sum)
+        # A mean over this rank's images is a part of the mean over all.
+        extra = torch.zeros_like(total) if extra is None else extra / self.team.size
         total = total + extra
         (total / num_batches).backward()  # type: ignore[no-untyped-call]
         return torch.stack([total, classification, box, extra]).detach()
@@ -71,8 +74,19 @@ class Stepper:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory)
         return images.float().div_(255)
 
+    def _sum_gradients(self) -> None:
+        """Adds up the gradients of all ranks in one message; a parameter without one adds zero."""
+        trained = [p for p in self.session.network.parameters() if p.requires_grad]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        sums = self.team.sum(torch.cat([gradient.flatten() for gradient in found]))
+        lengths = [parameter.numel() for parameter in trained]
+        for parameter, gradient in zip(trained, torch.split(sums, lengths), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
+
     def _update(self) -> None:
         session = self.session
+        if self.team.size > 1:
+            self._sum_gradients()
         mask_gradients(self.masks)
         if self.recipe.gradient_clip > 0:
             nn.utils.clip_grad_norm_(session.network.parameters(), self.recipe.gradient_clip)
