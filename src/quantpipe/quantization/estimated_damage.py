@@ -41,7 +41,8 @@ def by_gradient(
     rounded weights do at every place.
 
     In direction ``all_but`` gradients and errors are those inside the INT8 network, gradients
-    passing roundings unchanged (straight-through).
+    passing roundings unchanged (straight-through): the change that an operation in float makes
+    there, but for what the roundings behind it add or take away.
 
     Args:
         outputs: Of a network on images, each (B, ...).
@@ -104,8 +105,15 @@ class _Products:
             handle.remove()
 
     def _watch(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        last: Tensor | None = None
+
         def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal last
             assert isinstance(module, FakeQuantized)
+            # Pooling its own result, it would find it rounded already.
+            again, last = inputs[0] is last and module.weight is None, output
+            if again:
+                return
             with torch.no_grad():
                 other = module.unquantized if module.enabled else module.quantized
                 error = other(inputs[0]) - output
