@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quantpipe.errors import DataError, Interrupted, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.quantization.estimated_damage import by_gradient
+from quantpipe.quantization.fake_quantize import FakeQuantized
 from quantpipe.quantization.harm import spearman
 from quantpipe.quantization.measured_damage import by_output
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
@@ -41,16 +42,16 @@ def caused(subject: Subject[Tensor], name: str) -> float:
 
 def test_projections_average_to_the_error_that_switching_causes(subject: Subject[Tensor]) -> None:
     """``pool`` reads its own output once: what it rounded then is rounded already."""
-    estimated = scores(ranked(subject, num_projections=300))
+    estimated = scores(ranked(subject, num_projections=150))
     for name in subject.names:
-        assert estimated[name] == pytest.approx(caused(subject, name), rel=0.12), name
+        assert estimated[name] == pytest.approx(caused(subject, name), rel=0.2), name
 
 
 def test_inside_the_integer_network_too_where_no_rounding_follows(subject: Subject[Tensor]) -> None:
     subject = dataclasses.replace(subject, direction="all_but")
-    estimated = scores(ranked(subject, num_projections=300))
+    estimated = scores(ranked(subject, num_projections=150))
     for name in ("left", "right"):
-        assert estimated[name] == pytest.approx(caused(subject, name), rel=0.08), name
+        assert estimated[name] == pytest.approx(caused(subject, name), rel=0.15), name
 
 
 def test_one_projection_is_a_finite_difference_squared(
@@ -68,11 +69,12 @@ def test_one_projection_is_a_finite_difference_squared(
     ]
     whole = switched(dataclasses.replace(subject, direction="all_but"), None)
     operation = whole.get_submodule("after_up")
+    assert isinstance(operation, FakeQuantized)
     network.double()
 
     def moved_by(step: float) -> float:
         def move(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            error = operation.quantized(inputs[0].float()).double() - output  # type: ignore[operator]
+            error = operation.quantized(inputs[0].float()).double() - output
             return output + step * error
 
         handle = network.after_up.register_forward_hook(move)
@@ -110,7 +112,7 @@ def test_the_error_is_that_of_the_mean_over_images(subject: Subject[Tensor]) -> 
 
 def test_equal_seeds_give_equal_tables_whatever_the_batches(subject: Subject[Tensor]) -> None:
     images = torch.cat(list(subject.batches))
-    regrouped = dataclasses.replace(subject, batches=images.split(5), num_batches=3)
+    regrouped = dataclasses.replace(subject, batches=[images[:5], images[5:]], num_batches=2)
     other = dataclasses.replace(subject, seed=1)
     assert ranked(subject) == ranked(subject) != ranked(other)
     for name, value in scores(ranked(regrouped)).items():

@@ -85,5 +85,5 @@ def test_ties_share_their_mean_rank() -> None:
 def test_no_images_and_no_numbers() -> None:
     with pytest.raises(DataError, match="no image"):
         mean_harm({"a": [], "b": []})
-    with pytest.raises(NumericalError, match="image 1 gives a NaN or an infinity for operation 'b'"):
+    with pytest.raises(NumericalError, match="image 1 gives a NaN or an infinity"):
         mean_harm({"a": [1.0, 2.0], "b": [1.0, float("nan")]})

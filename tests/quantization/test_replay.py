@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quantpipe.quantization.fake_quantize import quantize, quantized_operations
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
-from quantpipe.quantization.replay import Replay
+from quantpipe.quantization.replay import Replay, Run
 from quantpipe.quantization.scale_cache import ScaleCache
 
 if TYPE_CHECKING:
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 NAMES = ("stem", "pool", "after_pools", "down", "up", "after_up", "left", "right")
 
 
-def planned(
-    network: nn.Module, scales: ScaleCache, name: str, *, quantized: bool
-) -> nn.Module:
+def over(images: Tensor) -> Run[Tensor]:
+    def run(changed: nn.Module) -> Tensor:
+        return cast(Tensor, cast(Any, changed)(images))
+
+    return run
+
+
+def planned(network: nn.Module, scales: ScaleCache, name: str, *, quantized: bool) -> nn.Module:
     """From the start: the network with one operation switched, as a plan makes it."""
     chosen = [other for other in NAMES if (other == name) != quantized]
     plan = PrecisionPlan(operations=dict.fromkeys(chosen, "int8"), reason="")
@@ -36,10 +41,10 @@ def test_a_switched_operation_gives_what_the_whole_network_gives_bit_for_bit(
     replay = Replay(network, scales, quantized=quantized)
     with torch.no_grad():
         for images in batches[:2]:
-            replay.record(lambda changed, images=images: changed(images))
+            replay.record(over(images))
             expected = planned(network, scales, name, quantized=quantized)(images)
             for _ in range(2):  # nothing that was kept is changed by using it
-                got = replay.switched(name, lambda changed, images=images: changed(images))
+                got = replay.switched(name, over(images))
                 assert torch.equal(got, expected)
 
 
@@ -51,10 +56,10 @@ def test_nothing_is_switched_in_the_reference_and_nothing_is_integer_in_float(
     with torch.no_grad():
         exact = network(batches[0])
         base = quantize(network, scales)(batches[0]) if quantized else exact
-        assert torch.equal(replay.record(lambda changed: changed(batches[0])), base)
-        replay.switched("up", lambda changed: changed(batches[0]))
-        assert torch.equal(replay.in_float(lambda changed: changed(batches[0])), exact)
-        assert torch.equal(replay.record(lambda changed: changed(batches[0])), base)
+        assert torch.equal(replay.record(over(batches[0])), base)
+        replay.switched("up", over(batches[0]))
+        assert torch.equal(replay.in_float(over(batches[0])), exact)
+        assert torch.equal(replay.record(over(batches[0])), base)
 
 
 def test_what_lies_in_front_is_not_computed(
@@ -88,6 +93,6 @@ def test_the_network_stays_as_it_was(
     network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
 ) -> None:
     before = {name: id(module) for name, module in network.named_modules()}
-    Replay(network, scales, quantized=True).record(lambda changed: changed(batches[0]))
+    Replay(network, scales, quantized=True).record(over(batches[0]))
     assert {name: id(module) for name, module in network.named_modules()} == before
     assert len(find_operations(network, batches[0][:1])) == len(NAMES)
