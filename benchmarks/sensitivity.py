@@ -430,7 +430,7 @@ def print_plans(
             f"{max(agreed):.1f}, mAP {100 * np.mean([judge.judge(p)[0] for p in random]):.1f}"
         )
         titles = ("mAP", "agreement", "removed", "gain on all INT8", "gain on random")
-        print("    {:<26}{:>6}{:>11}{:>9}  {:<22}{}".format("method", *titles))
+        print("    {:<26}{:>6}{:>11}{:>9}  {:<45}{}".format("method", *titles))
         for contender, ranked in rankings.items():
             plan = ranked.order[:kept]
             accuracy, agreement = judge.judge(plan)[0], judge.agreement(plan)
@@ -438,7 +438,7 @@ def print_plans(
             on_int8, on_random = judge.gain(plan, [[]]), judge.gain(plan, random)
             print(
                 f"    {contender.name:<26}{100 * accuracy:>6.1f}{100 * agreement:>11.1f}"
-                f"{removed:>9.0%}  {on_int8!s:<22}{on_random}"
+                f"{removed:>9.0%}  {on_int8!s:<45}{on_random}"
             )
             figures.append(
                 {

@@ -36,6 +36,11 @@ class Losses:
         return left.square().flatten(1).mean(dim=1) + right.abs().flatten(1).mean(dim=1)
 
 
+def changed(seen: Tensor, in_float: Tensor) -> Tensor:
+    """Looks at the float network too, as a loss with its targets does."""
+    return seen * (1 + in_float)
+
+
 class Matches:
     """Stands for matched detections: an image's quality is what was seen of it."""
 
@@ -67,13 +72,15 @@ def test_loss_is_the_change_of_each_images_loss(
     subject: Subject[Tensor], direction: Direction
 ) -> None:
     subject = in_direction(subject, direction)
-    table = rank_operations("loss", by_loss(Losses()), subject)
+    table = rank_operations("loss", by_loss(Losses(), changed), subject)
     images = torch.cat(list(subject.batches))
     sign = 1 if direction == "only" else -1
     with torch.no_grad():
-        before = Losses()(switched(subject, None), images).double()
+        in_float = Losses()(subject.network, images)
+        before = changed(Losses()(switched(subject, None), images), in_float).double()
         for row in table.rows:
-            change = sign * (Losses()(switched(subject, row.name), images).double() - before)
+            after = changed(Losses()(switched(subject, row.name), images), in_float).double()
+            change = sign * (after - before)
             assert row.score == pytest.approx(float(change.mean()), abs=2e-7)
             error = float(change.std()) / NUM_IMAGES**0.5
             assert row.standard_error == pytest.approx(error, abs=2e-7)
@@ -139,7 +146,7 @@ def test_the_error_of_map_is_that_of_a_paired_difference(subject: Subject[Tensor
 
 def test_passes_count_what_was_computed(subject: Subject[Tensor]) -> None:
     """Nine calls, ``pool`` has two of them: 1 for the reference and 9, 8, 6, 5, 4, ... of 9."""
-    table = rank_operations("loss", by_loss(Losses()), subject)
+    table = rank_operations("loss", by_loss(Losses(), changed), subject)
     assert table.passes == pytest.approx(1 + (9 + 8 + 6 + 5 + 4 + 3 + 2 + 1) / 9)
     assert table.seconds is not None
     assert table.seconds > 0
@@ -159,13 +166,13 @@ def test_a_stopped_run_goes_on_where_it_was(
     subject: Subject[Tensor], tmp_path: Path, stop: int
 ) -> None:
     whole = dataclasses.replace(subject, progress_folder=tmp_path / "whole")
-    expected = rank_operations("loss", by_loss(Losses()), whole)
+    expected = rank_operations("loss", by_loss(Losses(), changed), whole)
     first, second = Losses(), Losses()
     with pytest.raises(Interrupted):
         rank_operations(
-            "loss", by_loss(first), dataclasses.replace(subject, progress=StopsAfter(stop))
+            "loss", by_loss(first, changed), dataclasses.replace(subject, progress=StopsAfter(stop))
         )
-    resumed = rank_operations("loss", by_loss(second), subject)
+    resumed = rank_operations("loss", by_loss(second, changed), subject)
     assert resumed == expected
     assert first.calls == stop
     # The reference of a batch that was begun is computed again.
@@ -181,26 +188,26 @@ def test_a_run_that_dies_keeps_what_was_measured(subject: Subject[Tensor]) -> No
         return losses(network, images)
 
     with pytest.raises(MemoryError):
-        rank_operations("loss", by_loss(dies), subject)
+        rank_operations("loss", by_loss(dies, changed), subject)
     second = Losses()
-    rank_operations("loss", by_loss(second), subject)
+    rank_operations("loss", by_loss(second, changed), subject)
     assert second.calls == 27 - 13 + 1
 
 
 def test_records_of_other_scales_methods_and_directions_are_not_taken(
     subject: Subject[Tensor],
 ) -> None:
-    rank_operations("loss", by_loss(Losses()), subject)
+    rank_operations("loss", by_loss(Losses(), changed), subject)
     again = Losses()
-    rank_operations("loss", by_loss(again), subject)
+    rank_operations("loss", by_loss(again, changed), subject)
     assert again.calls == 0
     scales = dataclasses.replace(subject.scales, weights_digest="other")
-    for changed in (
+    for other in (
         dataclasses.replace(subject, scales=scales),
         in_direction(subject, "all_but"),
     ):
         again = Losses()
-        rank_operations("loss", by_loss(again), changed)
+        rank_operations("loss", by_loss(again, changed), other)
         assert again.calls >= 27
     table = rank_operations("map", by_map(detect, Matches), subject)
     assert all(row.map is not None for row in table.rows)
@@ -209,16 +216,18 @@ def test_records_of_other_scales_methods_and_directions_are_not_taken(
 def test_no_images_and_nan(subject: Subject[Tensor]) -> None:
     empty = dataclasses.replace(subject, batches=[], num_batches=0)
     with pytest.raises(DataError, match="no image"):
-        rank_operations("loss", by_loss(Losses()), empty)
+        rank_operations("loss", by_loss(Losses(), changed), empty)
     damaged = [batch.clone() for batch in subject.batches]
     damaged[1][2] = float("nan")
     with pytest.raises(NumericalError, match="image 6"):
-        rank_operations("loss", by_loss(Losses()), dataclasses.replace(subject, batches=damaged))
+        rank_operations(
+            "loss", by_loss(Losses(), changed), dataclasses.replace(subject, batches=damaged)
+        )
 
 
 def test_one_image_has_neither_error_nor_reliability(subject: Subject[Tensor]) -> None:
     one = dataclasses.replace(subject, batches=[next(iter(subject.batches))[:1]], num_batches=1)
-    for name, method in (("loss", by_loss(Losses())), ("map", by_map(detect, Matches))):
+    for name, method in (("loss", by_loss(Losses(), changed)), ("map", by_map(detect, Matches))):
         table = rank_operations(name, method, one)  # type: ignore[arg-type]
         assert all(row.standard_error is None for row in table.rows)
         assert table.reliability is None

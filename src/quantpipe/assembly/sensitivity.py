@@ -39,6 +39,14 @@ class RankingBatch(NamedTuple):
     letterboxes: list[Letterbox]
 
 
+class LabelledPrediction(NamedTuple):
+    """A prediction for B images and their boxes: (B, M, 4), and labels (B, M), -1 for none."""
+
+    prediction: RawPrediction
+    boxes: Tensor
+    labels: Tensor
+
+
 def ranking_batches(
     dataset: DetectionDataset, *, image_size: int, batch_size: int, device: str
 ) -> Iterator[RankingBatch]:
@@ -71,7 +79,9 @@ def ranking_method(
     error = OUTPUT_ERRORS[output_error]
     methods: Mapping[SensitivityMethod, Callable[[], Method[RankingBatch]]] = {
         "map": lambda: by_map(_detector(dataset, device), _matcher(dataset)),
-        "loss": lambda: by_loss(lambda network, batch: image_losses(loss, network, batch)),
+        "loss": lambda: by_loss(
+            labelled_prediction, lambda seen, in_float: image_losses(loss, seen, in_float)
+        ),
         "output": lambda: by_output(raw_outputs, error),
         "gradient": lambda: by_gradient(raw_outputs, error, num_projections=num_projections),
     }
@@ -84,19 +94,40 @@ def raw_outputs(network: nn.Module, batch: RankingBatch) -> tuple[Tensor, Tensor
     return prediction.class_logits, prediction.distances
 
 
-def image_losses(loss: DetectionLoss, network: nn.Module, batch: RankingBatch) -> Tensor:
-    """The loss of each image alone, (B,), divided by the sum of its own target scores."""
-    prediction = _predict(network, batch.images)
-    boxes = batch.labelled.boxes.to(batch.images.device)
-    labels = batch.labelled.labels.to(batch.images.device)
-    values = []
-    for row in range(len(batch.images)):
-        one = slice(row, row + 1)
-        of_image = RawPrediction(
-            prediction.class_logits[one], prediction.distances[one], prediction.features
-        )
-        values.append(loss(of_image, boxes[one], labels[one]).total)
+def labelled_prediction(network: nn.Module, batch: RankingBatch) -> LabelledPrediction:
+    """What a loss compares."""
+    device = batch.images.device
+    return LabelledPrediction(
+        _predict(network, batch.images),
+        batch.labelled.boxes.to(device),
+        batch.labelled.labels.to(device),
+    )
+
+
+def image_losses(
+    loss: DetectionLoss, seen: LabelledPrediction, in_float: LabelledPrediction
+) -> Tensor:
+    """The loss of each image alone, (B,), divided by the sum of its own target scores.
+
+    Anchors are assigned by the float network's prediction.
+    """
+    values = [
+        loss(
+            _of_image(seen.prediction, row),
+            seen.boxes[row : row + 1],
+            seen.labels[row : row + 1],
+            assigned_by=_of_image(in_float.prediction, row),
+        ).total
+        for row in range(len(seen.boxes))
+    ]
     return torch.stack(values)
+
+
+def _of_image(prediction: RawPrediction, row: int) -> RawPrediction:
+    one = slice(row, row + 1)
+    return RawPrediction(
+        prediction.class_logits[one], prediction.distances[one], prediction.features
+    )
 
 
 def _predict(network: nn.Module, images: Tensor) -> RawPrediction:

@@ -24,6 +24,7 @@ from quantpipe.quantization.sensitivity_table import Accuracy
 from quantpipe.quantization.walk import REFERENCE, Probe, Walk, walk
 
 B = TypeVar("B")
+S = TypeVar("S")
 
 Outputs = Callable[[nn.Module, B], Sequence[Tensor]]
 
@@ -76,18 +77,16 @@ def by_map(
     return measure
 
 
-def by_loss(losses: Callable[[nn.Module, B], Tensor]) -> Method[B]:
+def by_loss(predict: Callable[[nn.Module, B], S], losses: Callable[[S, S], Tensor]) -> Method[B]:
     """Returns the method that measures the change of a loss, paired image by image.
 
     Args:
-        losses: The loss of a network on each image of a batch alone, (B,).
+        predict: What the loss needs of a network and a batch.
+        losses: From that, and from the same of the float network, the loss of each image alone,
+            (B,). What the float network found decides what is wanted of all of them: targets that
+            followed the damage would hide it.
     """
-
-    def measure(subject: Subject[B]) -> Measured:
-        probe: Probe[B, Tensor] = Probe(name="loss", look=losses, keep=lambda seen, _: _kept(seen))
-        return _mean_change(subject, walk(subject, probe))
-
-    return measure
+    return _by_images("loss", predict, losses)
 
 
 def by_output(outputs: Outputs[B], error: OutputError) -> Method[B]:
@@ -97,12 +96,15 @@ def by_output(outputs: Outputs[B], error: OutputError) -> Method[B]:
         outputs: Of a network on a batch, each (B, ...).
         error: What an error of the outputs is.
     """
+    return _by_images(f"output {error.name}", outputs, error.measure)
 
+
+def _by_images(
+    name: str, look: Callable[[nn.Module, B], S], values: Callable[[S, S], Tensor]
+) -> Method[B]:
     def measure(subject: Subject[B]) -> Measured:
-        probe: Probe[B, Sequence[Tensor]] = Probe(
-            name=f"output {error.name}",
-            look=outputs,
-            keep=lambda seen, in_float: _kept(error.measure(seen, in_float)),
+        probe: Probe[B, S] = Probe(
+            name=name, look=look, keep=lambda seen, in_float: _kept(values(seen, in_float))
         )
         return _mean_change(subject, walk(subject, probe))
 
