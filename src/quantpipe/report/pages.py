@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quantpipe.report.figures import (
     SensitivityBar,
@@ -16,9 +17,14 @@ from quantpipe.report.html import Chart, Example
 from quantpipe.report.summary import Summary, batch_names
 
 _HARM = {
-    "map": "loss of mAP 50:95 with this operation alone in INT8, points",
-    "output": "noise at the outputs with this operation alone in INT8, share of the signal",
-    "gradient": "estimated noise at the outputs from this operation in INT8",
+    "map": "loss of mAP 50:95, points",
+    "loss": "growth of the detection loss",
+    "output": "error of the outputs",
+    "gradient": "estimated error of the outputs",
+}
+_DIRECTION = {
+    "only": "from this operation alone in INT8",
+    "all_but": "that this operation alone in float would spare the INT8 network",
 }
 
 
@@ -65,17 +71,26 @@ def examples(path: Path | None) -> list[Example]:
 def _sensitivity(path: Path, boundary: int | None) -> Chart | None:
     table = json.loads(path.read_bytes())
     in_points = table["method"] == "map"
+    unit = 100 if in_points else 1
     bars = [
         SensitivityBar(
             name=row["name"],
-            harm=100 * row["drop"] if in_points else row["score"],
-            standard_error=row["standard_error"],
+            harm=unit * (row["drop"] if in_points else row["score"]),
+            standard_error=None if row["standard_error"] is None else unit * row["standard_error"],
             is_float=boundary is not None and place > boundary,
         )
         for place, row in enumerate(table["rows"])
     ]
-    svg = sensitivity_chart(bars, boundary=boundary, harm_label=_HARM[table["method"]])
-    return _chart("Sensitivity of the operations", "From harmless to harmful.", svg)
+    label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
+    svg = sensitivity_chart(bars, boundary=boundary, harm_label=label)
+    return _chart("Sensitivity of the operations", _worth(table), svg)
+
+
+def _worth(table: Mapping[str, Any]) -> str:
+    text = f"From harmless to harmful, on {table['num_images']} images; bars are standard errors."
+    if table["reliability"] is None:
+        return text
+    return f"{text} Rankings by two halves of the images correlate by {table['reliability']:.2f}."
 
 
 def _training(stage: str, path: Path) -> list[Chart | None]:
