@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from quantpipe.quantization.boundary_search import (
     most_measurements,
     search_boundary,
 )
+from quantpipe.quantization.plan_records import PlanRecords
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
+from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity_table import SensitivityRow, SensitivityTable, sorted_table
 
 
@@ -137,12 +140,9 @@ def _unused(plan: PrecisionPlan) -> PlanPoint:
 
 
 def test_a_search_that_was_stopped_measures_nothing_twice(
-    scales: object, tmp_path_factory: pytest.TempPathFactory
+    scales: ScaleCache, tmp_path: Path
 ) -> None:
-    from quantpipe.quantization.plan_records import PlanRecords
-
-    folder = tmp_path_factory.mktemp("records")
-    records = PlanRecords(folder=folder, scales=scales)  # type: ignore[arg-type]
+    records = PlanRecords(folder=tmp_path, scales=scales)
     curve = Curve(monotone(59, 1))
 
     class Stopped(Exception):
