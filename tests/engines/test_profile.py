@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantpipe.engines.profile import LayerTime, median_times, operation_times
+from quantpipe.engines.profile import LayerTime, fastest_times, operation_times
 
 NAMES = {
     "detect.stems.1": "detect.stems.1",
@@ -56,9 +56,9 @@ def test_the_layers_of_a_module_that_runs_again_are_summed() -> None:
     assert divided(**{"sppf.m": 1.0, "sppf.m/1": 2.0, "sppf.m/2": 4.0}) == {"sppf.m": 7.0}
 
 
-def test_the_median_of_each_layer() -> None:
+def test_the_least_time_of_each_layer() -> None:
     runs = [
         [LayerTime(name="a", milliseconds=a), LayerTime(name="b", milliseconds=b)]
         for a, b in ((1.0, 10.0), (2.0, 90.0), (9.0, 20.0))
     ]
-    assert [layer.milliseconds for layer in median_times(runs)] == [2.0, 20.0]
+    assert [layer.milliseconds for layer in fastest_times(runs)] == [1.0, 10.0]

@@ -90,7 +90,7 @@ class Engine(Protocol):
         ...
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
-        """Returns the median time of each layer that runs, over runs on one batch.
+        """Returns the least time of each layer that runs, over runs on one batch.
 
         The file that the engine was loaded from has to be there still.
 

@@ -28,7 +28,7 @@ from quantpipe.engines.engine_file import (
     write_engine_file,
 )
 from quantpipe.engines.onnx_source import read_onnx_source
-from quantpipe.engines.profile import LayerTime, median_times
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import ArtifactError, MachineError
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -106,7 +106,7 @@ class OnnxRuntimeEngine:
         return tuple(_layer(node, types) for node in model.graph.node)
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
-        """Returns the median time of each node; a session counts from its start or not at all."""
+        """Returns the least time of each node; a session counts from its start or not at all."""
         options = _loading_options(self._num_threads)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +117,7 @@ class OnnxRuntimeEngine:
             events = json.loads(Path(session.end_profiling()).read_bytes())
         layers = [_layer_time(event) for event in events if _is_kernel(event)]
         size = len(layers) // (num_runs + 1)
-        return median_times([layers[at : at + size] for at in range(size, len(layers), size)])
+        return fastest_times([layers[at : at + size] for at in range(size, len(layers), size)])
 
     def close(self) -> None:
         """Releases the session."""

@@ -27,7 +27,7 @@ from quantpipe.engines.engine_file import (
     write_engine_file,
 )
 from quantpipe.engines.onnx_source import OnnxSource, read_onnx_source
-from quantpipe.engines.profile import LayerTime, median_times
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import ArtifactError, MachineError
 
 _DEVICE = "CPU"
@@ -91,7 +91,7 @@ class OpenVinoEngine:
         return tuple(layer for layer in layers if layer.kind not in _NO_WORK)
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
-        """Returns the median time of each layer; counting costs time, so another network counts."""
+        """Returns the least time of each layer; counting costs time, so another network counts."""
         engine = read_engine_file(self._path, "openvino")
         network = _imported(self._path, engine, len(images), {"PERF_COUNT": True})
         request, names = network.create_infer_request(), _fused_names(network)
@@ -99,7 +99,7 @@ class OpenVinoEngine:
         for _ in range(num_runs + 1):
             request.infer([images], share_inputs=True)
             runs.append(_executed(request, names))
-        return median_times(runs[1:])
+        return fastest_times(runs[1:])
 
     def close(self) -> None:
         """Releases requests and networks."""

@@ -41,10 +41,13 @@ class OperationTimes:
         return sum(self.milliseconds.values()) + self.elsewhere
 
 
-def median_times(runs: Sequence[Sequence[LayerTime]]) -> tuple[LayerTime, ...]:
-    """Returns the median of each layer over runs that list the same layers in the same order."""
+def fastest_times(runs: Sequence[Sequence[LayerTime]]) -> tuple[LayerTime, ...]:
+    """Returns the least time of each layer over runs that list the same layers in the same order.
+
+    Other work on the machine only ever adds to a time.
+    """
     assert runs
-    times = np.median([[layer.milliseconds for layer in run] for run in runs], axis=0)
+    times = np.min([[layer.milliseconds for layer in run] for run in runs], axis=0)
     return tuple(
         LayerTime(name=layer.name, milliseconds=float(time))
         for layer, time in zip(runs[0], times, strict=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.engine import EngineLayer, Images, Predictions
-from quantpipe.engines.profile import LayerTime, median_times
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import MachineError
 
 _FLOAT_BYTES = 4
@@ -81,7 +81,7 @@ class TensorRtEngine:
         return tuple(_layer(entry) for entry in json.loads(text)["Layers"])
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
-        """Returns the median time of each layer, in a context of its own: counting costs time."""
+        """Returns the least time of each layer, in a context of its own: counting costs time."""
         context = self._context(len(images))
         context.set_tensor_address(self._input, self._buffers[0])
         context.set_tensor_address(self._output, self._buffers[1])
@@ -91,7 +91,7 @@ class TensorRtEngine:
             profiler.layers = []
             self._execute(context, images)
             runs.append(profiler.layers)
-        return median_times(runs[1:])
+        return fastest_times(runs[1:])
 
     def close(self) -> None:
         """Frees the GPU's memory."""

@@ -41,7 +41,7 @@ class LatencyModel:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTimes:
-    """An engine of one precision: the median of a whole batch, and how its layers divide it.
+    """An engine of one precision: a whole batch, and how its layers divide it.
 
     Attributes:
         whole: Milliseconds, timed without counting layers.
@@ -65,7 +65,7 @@ class EngineTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedEngine:
-    """A timed engine of a mixed plan: its float operations, and the median of a batch."""
+    """A timed engine of a mixed plan: its float operations, and a whole batch."""
 
     float_operations: frozenset[str]
     whole: float

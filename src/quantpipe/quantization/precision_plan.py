@@ -71,9 +71,9 @@ class PlanLatency:
         engine: The library.
         batch_size: Images in the batch.
         predicted: From the times of the layers and what changes of precision cost.
-        measured: Median; None where the plan was not built.
-        all_int8: Median with every operation in INT8.
-        all_float: Median with none.
+        measured: The fastest of many runs; None where the plan was not built.
+        all_int8: Likewise with every operation in INT8.
+        all_float: Likewise with none.
     """
 
     engine: str
