@@ -46,6 +46,7 @@ from quantpipe.quantization.sensitivity_table import Direction, SensitivityMetho
 from quantpipe.quantization.weight_ranges import weight_scales
 from quantpipe.settings.recipe import detection_loss
 from quantpipe.stages.sensitivity import SensitivityConfig
+from quantpipe.training.team import Alone
 
 CPU = "cpu"
 BATCH = 8
@@ -314,6 +315,8 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
                 chosen, image_size=model.checkpoint.image_size, batch_size=BATCH, device=CPU
             ),
             num_batches=num_batches(len(chosen.images), BATCH),
+            batch_size=BATCH,
+            team=Alone(),
             seed=SEED,
             progress=Silent(),
             progress_folder=Path(folder),

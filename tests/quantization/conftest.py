@@ -21,6 +21,7 @@ from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.sensitivity import Subject
 from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.training.team import Alone
 
 NANO = Architecture(
     name="nano",
@@ -137,6 +138,8 @@ def subject(
         direction="only",
         batches=batches,
         num_batches=len(batches),
+        batch_size=len(batches[0]),
+        team=Alone(),
         seed=0,
         progress=Silent(),
         progress_folder=tmp_path / "progress",

@@ -112,7 +112,12 @@ def test_the_error_is_that_of_the_mean_over_images(subject: Subject[Tensor]) -> 
 
 def test_equal_seeds_give_equal_tables_whatever_the_batches(subject: Subject[Tensor]) -> None:
     images = torch.cat(list(subject.batches))
-    regrouped = dataclasses.replace(subject, batches=[images[:5], images[5:]], num_batches=2)
+    regrouped = dataclasses.replace(
+        subject,
+        batches=[images[first : first + 5] for first in range(0, 12, 5)],
+        num_batches=3,
+        batch_size=5,
+    )
     other = dataclasses.replace(subject, seed=1)
     assert ranked(subject) == ranked(subject) != ranked(other)
     for name, value in scores(ranked(regrouped)).items():

@@ -8,6 +8,7 @@ import pytest
 from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
+from quantpipe.core.schema import identity
 from quantpipe.core.stage import Context
 from quantpipe.detector.architecture import operation_names
 from quantpipe.detector.checkpoint import Checkpoint
@@ -74,6 +75,23 @@ def test_the_stage_says_how_sure_the_ranking_is(
     assert len(notes) == 1
     assert said in notes[0]
     assert f"on {num_images} images in" in notes[0]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_table_that_one_makes(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts
+) -> None:
+    few = ("sensitivity.num_images=4", "sensitivity.batch_size=2")
+    alone = run_stage("sensitivity", configured("sensitivity", *few), **calibrated)
+    config = configured("sensitivity", *few, "trainer.devices=2")
+    shared = run_stage("sensitivity", config, **calibrated)
+    assert load_table(shared["table"].path) == load_table(alone["table"].path)
+
+
+def test_the_number_of_processes_is_no_part_of_the_result(configured: Configure) -> None:
+    one, two = (configured("sensitivity", f"trainer.devices={n}") for n in (1, 2))
+    assert identity(one) == identity(two)
+    assert one != two
 
 
 def test_scales_of_other_weights_are_refused(

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantpipe.assembly.images import predictor
+from quantpipe.assembly.images import num_batches, predictor
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, evaluation_batches
 from quantpipe.data.transforms import Letterbox
 from quantpipe.detector.network import RawPrediction
+from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.accuracy import ImageDetections, detect
 from quantpipe.evaluation.resampling import MatchedDetections, matched_detections
+from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.estimated_damage import by_gradient
 from quantpipe.quantization.measured_damage import by_loss, by_map, by_output
+from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.output_error import OUTPUT_ERRORS, ErrorMeasure
 from quantpipe.quantization.saved_records import Record
-from quantpipe.quantization.sensitivity import Method
-from quantpipe.quantization.sensitivity_table import SensitivityMethod
+from quantpipe.quantization.scale_cache import ScaleCache
+from quantpipe.quantization.sensitivity import Method, Subject, rank_operations
+from quantpipe.quantization.sensitivity_table import (
+    Direction,
+    SensitivityMethod,
+    SensitivityTable,
+)
 from quantpipe.training.losses import DetectionLoss
+from quantpipe.training.team import Team
 
 
 class RankingBatch(NamedTuple):
@@ -45,6 +56,93 @@ class LabelledPrediction(NamedTuple):
     prediction: RawPrediction
     boxes: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingJob:
+    """All that a process needs to rank along; whatever it holds can be pickled.
+
+    Attributes:
+        method: One of the four.
+        direction: See :class:`~quantpipe.quantization.sensitivity.Subject`.
+        network: Deployed, float, on the processor.
+        scales: Its ranges.
+        operations: To be ranked.
+        dataset: The images.
+        image_size: Pixels.
+        batch_size: Images.
+        loss: For ``loss``.
+        output_error: For ``output`` and ``gradient``.
+        num_projections: For ``gradient``.
+        device: ``cpu`` or ``cuda``.
+        seed: Of whatever is drawn.
+        progress_folder: For what is measured.
+    """
+
+    method: SensitivityMethod
+    direction: Direction
+    network: nn.Module
+    scales: ScaleCache
+    operations: Sequence[Operation]
+    dataset: DetectionDataset
+    image_size: int
+    batch_size: int
+    loss: DetectionLoss
+    output_error: ErrorMeasure
+    num_projections: int
+    device: str
+    seed: int
+    progress_folder: Path
+
+
+def rank_together(
+    job: RankingJob, progress: Progress, *, num_ranks: int, timeout_seconds: float
+) -> SensitivityTable:
+    """Ranks on ``num_ranks`` processes, with the result that one would have.
+
+    Raises:
+        MachineError: A rank died or no longer answers; names it.
+    """
+    return run_together(
+        lambda team: _rank(job, team, progress),
+        _rank_along,
+        job,
+        size=num_ranks,
+        device=job.device,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _rank_along(team: Team, job: RankingJob) -> None:
+    _rank(job, team, Silent())
+
+
+def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
+    device = f"cuda:{team.local_rank}" if job.device == "cuda" else job.device
+    method = ranking_method(
+        job.method,
+        dataset=job.dataset,
+        loss=job.loss,
+        output_error=job.output_error,
+        num_projections=job.num_projections,
+        device=device,
+    )
+    subject = Subject(
+        network=job.network.to(device),
+        scales=job.scales,
+        operations=job.operations,
+        direction=job.direction,
+        batches=ranking_batches(
+            job.dataset, image_size=job.image_size, batch_size=job.batch_size, device=device
+        ),
+        num_batches=num_batches(len(job.dataset.images), job.batch_size),
+        batch_size=job.batch_size,
+        team=team,
+        seed=job.seed,
+        progress=progress,
+        progress_folder=job.progress_folder,
+    )
+    return rank_operations(job.method, method, subject)
 
 
 def ranking_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -52,27 +53,33 @@ def by_gradient(
 
     def measure(subject: Subject[B]) -> Measured:
         start = time.perf_counter()
+        team, names = subject.team, subject.names
         network = quantize(subject.network, subject.scales).requires_grad_(False)
-        switched = subject.names if subject.direction == "all_but" else ()
-        damage: dict[str, list[float]] = {name: [] for name in subject.names}
-        num_images = 0
-        for batch in subject.progress.track(
-            subject.batches, "sensitivity", total=subject.num_batches
+        switched = names if subject.direction == "all_but" else ()
+        damage: dict[int, dict[str, list[float]]] = {}
+        for number, batch in enumerate(
+            subject.progress.track(subject.batches, "sensitivity", total=subject.num_batches)
         ):
+            if number % team.size != team.rank:
+                continue
             with only_quantized(network, switched), torch.enable_grad():
-                products = _Products(network, subject.names)
+                products = _Products(network, names)
                 found = outputs(network, batch)
                 for projection in range(num_projections):
-                    signs = _signs(found, num_images, projection, subject.seed)
+                    signs = _signs(found, number * subject.batch_size, projection, subject.seed)
                     products.backward(_projected(found, error, signs), len(found[0]))
             products.release()
-            for name, squares in products.squares.items():
-                damage[name] += (squares / num_projections).tolist()
-            num_images += len(found[0])
+            damage[number] = products.means()
             if subject.progress.should_stop():
                 raise Interrupted(signal.SIGTERM)
-        seconds = time.perf_counter() - start
-        return Measured(harm=mean_harm(damage), seconds=seconds, passes=2.0 + num_projections)
+        parts = team.gather((damage, time.perf_counter() - start))
+        by_batch = sorted((item for part, _ in parts for item in part.items()), key=itemgetter(0))
+        values = {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}
+        return Measured(
+            harm=mean_harm(values),
+            seconds=max(seconds for _, seconds in parts),
+            passes=2.0 + num_projections,
+        )
 
     return measure
 
@@ -84,7 +91,7 @@ class _Products:
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
-        self.squares: dict[str, Tensor] = {}
+        self._squares: list[dict[str, Tensor]] = []
         self._products: dict[str, Tensor] = {}
         modules = quantized_operations(network)
         self._names = names
@@ -96,8 +103,14 @@ class _Products:
         zeros = torch.zeros(num_images, dtype=torch.float64, device=loss.device)
         self._products = {name: zeros.clone() for name in self._names}
         loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        for name, product in self._products.items():
-            self.squares[name] = self.squares.get(name, zeros) + product.square()
+        self._squares.append({name: p.square() for name, p in self._products.items()})
+
+    def means(self) -> dict[str, list[float]]:
+        """Returns the mean of the squares over the projections, for each image."""
+        return {
+            name: torch.stack([squares[name] for squares in self._squares]).mean(dim=0).tolist()
+            for name in self._names
+        }
 
     def release(self) -> None:
         """Takes the hooks off."""

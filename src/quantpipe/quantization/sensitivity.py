@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from torch import nn
@@ -31,6 +31,24 @@ from quantpipe.quantization.sensitivity_table import (
 B = TypeVar("B")
 
 
+class Sharers(Protocol):
+    """The processes that share a ranking; each calls the same in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in their order, in every process."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject(Generic[B]):
     """The operations to rank, and the images to rank them on.
@@ -43,6 +61,8 @@ class Subject(Generic[B]):
             ``all_but``: each alone in float inside the INT8 network, against that network.
         batches: Of the images; read once.
         num_batches: How many there are.
+        batch_size: The images of each of them but the last.
+        team: Who shares the work; every process has all batches.
         seed: Of projections, resamples and halvings.
         progress: Shows the work.
         progress_folder: Keeps what is measured, so that a run that was stopped goes on from there.
@@ -54,6 +74,8 @@ class Subject(Generic[B]):
     direction: Direction
     batches: Iterable[B]
     num_batches: int
+    batch_size: int
+    team: Sharers
     seed: int
     progress: Progress
     progress_folder: Path
@@ -70,7 +92,8 @@ class Measured:
 
     Attributes:
         harm: Of the operations, in their order.
-        seconds: The time that it took, all runs together where it was stopped.
+        seconds: The time that it took: of the slowest process, and of all runs together where it
+            was stopped.
         passes: How often each image went through the network, forward or backward; a pass that
             reused the outputs of some operations counts by the share of those it computed.
         accuracies: Of the network with each operation switched, where that is measured.

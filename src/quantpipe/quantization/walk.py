@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -59,30 +59,48 @@ def walk(subject: Subject[B], probe: Probe[B, S]) -> Walk:
     and not for all images: the memory does not grow with their number. After every operation of a
     batch its record is written; a run that was killed repeats one reference pass and goes on.
 
+    Processes that share the work take every so-manieth operation, and the reference with them all.
+
     Raises:
         Interrupted: A signal asked to stop.
     """
     records = SavedRecords(folder=subject.progress_folder, identity=_identity(subject, probe))
     replay = Replay(subject.network, subject.scales, quantized=subject.direction == "all_but")
-    kept: dict[str, list[Record]] = {name: [] for name in (REFERENCE, *subject.names)}
-    total = subject.num_batches * len(kept)
+    team = subject.team
+    own = (REFERENCE, *subject.names[team.rank :: team.size])
+    kept: dict[str, list[Record]] = {name: [] for name in own}
     with torch.no_grad():
         for name, record in subject.progress.track(
-            _visits(subject, probe, replay, records), "sensitivity", total=total
+            _visits(subject, probe, replay, records, own),
+            "sensitivity",
+            total=subject.num_batches * len(own),
         ):
             kept[name].append(record)
-    everything = [record for of_one in kept.values() for record in of_one]
+    return _together(team.gather(kept), subject)
+
+
+def _together(parts: list[dict[str, list[Record]]], subject: Subject[B]) -> Walk:
+    """The walk of all processes; they have the reference in common."""
+    found = {name: records for part in reversed(parts) for name, records in part.items()}
+    in_order = {name: found[name] for name in (REFERENCE, *subject.names)}
     return Walk(
-        records=kept,
-        seconds=sum(float(record[_SECONDS]) for record in everything),
-        passes=sum(float(record[_PASSES]) for record in everything) / max(1, len(kept[REFERENCE])),
+        records=in_order,
+        seconds=max(_total(part, _SECONDS) for part in parts),
+        passes=_total(in_order, _PASSES) / max(1, len(in_order[REFERENCE])),
     )
 
 
+def _total(part: Mapping[str, list[Record]], key: str) -> float:
+    return sum(float(record[key]) for records in part.values() for record in records)
+
+
 def _visits(
-    subject: Subject[B], probe: Probe[B, S], replay: Replay, records: SavedRecords
+    subject: Subject[B],
+    probe: Probe[B, S],
+    replay: Replay,
+    records: SavedRecords,
+    names: Sequence[str],
 ) -> Iterator[tuple[str, Record]]:
-    names = (REFERENCE, *subject.names)
     for number, batch in enumerate(subject.batches):
         found = {name: records.read(f"{number:04d}-{name}") for name in names}
         pending = [name for name in names if found[name] is None]

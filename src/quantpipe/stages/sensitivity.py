@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
+from quantpipe.distributed.launch import require_size
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.recipe import BatchSize, LossSettings, detection_loss
 
@@ -23,6 +24,8 @@ _SURE = 0.7  # rankings of two halves below this correlation mostly reflect the 
 class SensitivityConfig:
     """Settings of the stage; see ``conf/stage/sensitivity.yaml``."""
 
+    devices: Annotated[int, Between(1, 64), ExecutionOnly()]
+    timeout_s: Annotated[float, Between(1), ExecutionOnly()]
     data: DataSettings
     split: Split
     method: Literal["map", "loss", "output", "gradient"]
@@ -33,6 +36,12 @@ class SensitivityConfig:
     num_projections: Annotated[int, Between(1, 1000)]
     box_loss: Literal["giou", "siou"]
     loss: LossSettings
+
+
+def check(config: SensitivityConfig) -> None:
+    """Finds missing data, and ranks other than a launcher's."""
+    check_data(config.data)
+    require_size(config.devices)
 
 
 def content(config: SensitivityConfig, memo: Path) -> Mapping[str, Any]:
@@ -63,41 +72,34 @@ def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Co
 def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
     import torch
 
-    from quantpipe.assembly.images import num_batches, sample
+    from quantpipe.assembly.images import sample
     from quantpipe.assembly.networks import load_inputs
-    from quantpipe.assembly.sensitivity import ranking_batches, ranking_method
+    from quantpipe.assembly.sensitivity import RankingJob, rank_together
     from quantpipe.quantization.operations import find_operations
-    from quantpipe.quantization.sensitivity import Subject, rank_operations
 
-    loaded = load_inputs(inputs, context.device)
+    loaded = load_inputs(inputs, "cpu")
     assert loaded.scales is not None
     size = loaded.checkpoint.image_size
     dataset = open_split(config.data, config.split, context)
-    dataset = dataset.subset(sample(len(dataset.images), config.num_images, context.seed))
-    method = ranking_method(
-        config.method,
-        dataset=dataset,
+    job = RankingJob(
+        method=config.method,
+        direction=config.direction,
+        network=loaded.network,
+        scales=loaded.scales,
+        operations=find_operations(loaded.network, torch.zeros(1, 3, size, size)),
+        dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
+        image_size=size,
+        batch_size=config.batch_size,
         loss=detection_loss(config.loss, config.box_loss),
         output_error=config.output_error,
         num_projections=config.num_projections,
         device=context.device,
-    )
-    subject = Subject(
-        network=loaded.network,
-        scales=loaded.scales,
-        operations=find_operations(
-            loaded.network, torch.zeros(1, 3, size, size, device=context.device)
-        ),
-        direction=config.direction,
-        batches=ranking_batches(
-            dataset, image_size=size, batch_size=config.batch_size, device=context.device
-        ),
-        num_batches=num_batches(len(dataset.images), config.batch_size),
         seed=context.seed,
-        progress=context.progress,
         progress_folder=context.progress_folder,
     )
-    return rank_operations(config.method, method, subject)
+    return rank_together(
+        job, context.progress, num_ranks=config.devices, timeout_seconds=config.timeout_s
+    )
 
 
 def _worth(table: SensitivityTable) -> str:
@@ -122,6 +124,6 @@ STAGE = Stage(
         "text": Output(kind=ArtifactKind.SENSITIVITY_TEXT, file="sensitivity.txt", required=False),
     },
     run=run,
-    check=lambda config: check_data(config.data),
+    check=check,
     content=content,
 )
