@@ -12,8 +12,8 @@ from torch import Tensor
 NUM_BINS = 2048
 # Past this, a first batch much smaller than a later one would cost memory without adding accuracy.
 MAX_BINS = 16 * NUM_BINS
-# histc counts in float32, which holds integers exactly up to here.
-_EXACT = 1 << 24
+
+Counts = NDArray[np.int64]
 
 
 class Histogram:
@@ -23,29 +23,52 @@ class Histogram:
     ones add bins of the same width. Past ``MAX_BINS`` neighbours are merged and the width doubles
     (the toolkit goes on growing).
 
+    Args:
+        by_image: Whether to keep the counts of each image too; 4 bytes an image and bin.
+
     Attributes:
         counts: (num_bins,) int64; empty until a value other than zero was seen.
         width: Of a bin, 0.0 until a value other than zero was seen.
         amax: The largest magnitude seen.
+        images: With ``by_image`` each image's counts, int32, as far as they go: at most num_bins.
+        image_amax: With ``by_image`` each image's largest magnitude.
     """
 
-    def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+    def __init__(self, *, by_image: bool = False) -> None:
+        self.counts: Counts = np.zeros(0, dtype=np.int64)
         self.width = 0.0
         self.amax = 0.0
+        self.images: list[NDArray[np.int32]] = []
+        self.image_amax: list[float] = []
+        self._by_image = by_image
         self._num_zeros = 0
 
-    def add(self, values: Tensor) -> None:
-        """Counts every element of a finite tensor."""
-        low, high = (float(value) for value in torch.aminmax(values))
-        magnitudes = (values if low >= 0.0 else values.abs()).float().flatten()
-        amax = max(high, -low)
+    def add(self, values: Tensor, amax: float | None = None) -> None:
+        """Counts every element of a finite tensor.
+
+        Args:
+            values: (B, ...), one row an image; (n,) counts as one.
+            amax: The largest magnitude of a batch of which these are a part; None: of ``values``.
+        """
+        rows = values.reshape(len(values) if values.dim() > 1 else 1, -1).float()
+        low, high = (float(value) for value in torch.aminmax(rows))
+        amax = max(high, -low) if amax is None else amax
         self.amax = max(self.amax, amax)
-        if self.amax == 0.0:
-            self._num_zeros += magnitudes.numel()
-            return
-        self._fit(amax)
-        self.counts += _count(magnitudes, len(self.counts), self.width)
+        if self.amax > 0.0:
+            self._fit(amax)
+        counter = _Counter(rows, len(self.counts), self.width, signed=low < 0.0)
+        for row in rows:
+            self._add_row(counter(row))
+        if self._by_image:
+            self.image_amax += rows.abs().amax(dim=1).tolist()
+
+    def _add_row(self, counts: Counts) -> None:
+        if self.width == 0.0:
+            self._num_zeros += int(counts[0])
+        else:
+            self.counts += counts
+        if self._by_image:
+            self.images.append(counts.astype(np.int32))
 
     def _fit(self, amax: float) -> None:
         if self.width == 0.0:
@@ -54,17 +77,41 @@ class Histogram:
             self.counts[0] = self._num_zeros
         needed = math.ceil(amax / self.width - 1e-6)
         while needed > MAX_BINS:
-            self.counts = np.pad(self.counts, (0, len(self.counts) % 2)).reshape(-1, 2).sum(axis=1)
+            self.counts = _merged(self.counts)
+            self.images = [_merged(counts) for counts in self.images]
             self.width *= 2.0
             needed = math.ceil(amax / self.width - 1e-6)
         if needed > len(self.counts):
             self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
 
 
-def _count(magnitudes: Tensor, num_bins: int, width: float) -> NDArray[np.int64]:
-    counts = np.zeros(num_bins, dtype=np.int64)
-    for part in torch.split(magnitudes, _EXACT):
-        counts += torch.histc(part, num_bins, 0.0, width * num_bins).cpu().numpy().astype(np.int64)
-    # A maximum a rounding error above the last edge is left out by histc.
-    counts[-1] += magnitudes.numel() - int(counts.sum())
-    return counts
+def _merged(counts: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+    pairs = np.pad(counts, (0, len(counts) % 2)).reshape(-1, 2)
+    return pairs.sum(axis=1, dtype=counts.dtype)
+
+
+class _Counter:
+    """Counts the rows of one tensor.
+
+    A row at a time stays in the processor's cache, where a whole batch does not: four times faster
+    than ``torch.histc``.
+    """
+
+    def __init__(self, rows: Tensor, num_bins: int, width: float, *, signed: bool) -> None:
+        self._num_bins, self._signed = num_bins, signed
+        self._bins_per_unit = 0.0 if width == 0.0 else 1.0 / width
+        self._places = torch.empty_like(rows[0])
+        self._bins = torch.empty_like(rows[0], dtype=torch.int32)
+
+    def __call__(self, row: Tensor) -> Counts:
+        """(n,) values to (num_bins,) counts; to their number, (1,), before there are bins."""
+        if self._num_bins == 0:
+            return np.array([row.numel()])
+        torch.mul(row, self._bins_per_unit, out=self._places)
+        if self._signed:
+            self._places.abs_()
+        self._bins.copy_(self._places)
+        counts: Counts = torch.bincount(self._bins, minlength=self._num_bins).cpu().numpy()
+        # The maximum lies on the last edge, and belongs to the bin below it.
+        counts[self._num_bins - 1] += counts[self._num_bins :].sum()
+        return counts[: self._num_bins]
