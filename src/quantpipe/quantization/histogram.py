@@ -42,12 +42,15 @@ class Histogram:
         self.image_amax: list[float] = []
         self._by_image = by_image
         self._num_zeros = 0
+        self._matrix: NDArray[np.int32] | None = None
 
-    def add(self, values: Tensor, amax: float | None = None) -> None:
+    def add(self, values: Tensor, *, first_image: int = 0, amax: float | None = None) -> None:
         """Counts every element of a finite tensor.
 
         Args:
             values: (B, ...), one row an image; (n,) counts as one.
+            first_image: The number of the first row's image, for ``by_image``: an image that is
+                met again adds to its counts.
             amax: The largest magnitude of a batch of which these are a part; None: of ``values``.
         """
         rows = values.reshape(len(values) if values.dim() > 1 else 1, -1).float()
@@ -57,18 +60,50 @@ class Histogram:
         if self.amax > 0.0:
             self._fit(amax)
         counter = _Counter(rows, len(self.counts), self.width, signed=low < 0.0)
-        for row in rows:
-            self._add_row(counter(row))
-        if self._by_image:
-            self.image_amax += rows.abs().amax(dim=1).tolist()
+        largest = rows.abs().amax(dim=1).tolist() if self._by_image else []
+        for index, row in enumerate(rows):
+            counts = counter(row)
+            if self.width == 0.0:
+                self._num_zeros += int(counts[0])
+            else:
+                self.counts += counts
+            if self._by_image:
+                self._add_image(first_image + index, counts.astype(np.int32), largest[index])
 
-    def _add_row(self, counts: Counts) -> None:
-        if self.width == 0.0:
-            self._num_zeros += int(counts[0])
-        else:
-            self.counts += counts
-        if self._by_image:
-            self.images.append(counts.astype(np.int32))
+    def resampled(self, drawn: NDArray[np.intp]) -> Histogram:
+        """Returns the histogram of some of the images, each as often as it was drawn.
+
+        Args:
+            drawn: (n,) numbers of images; needs ``by_image``.
+        """
+        assert len(self.image_amax) > 0, "the images were not counted one by one"
+        resample = Histogram()
+        resample.amax = max(self.image_amax[number] for number in drawn)
+        resample.width = self.width
+        if resample.amax > 0.0:
+            counts = self.image_matrix()[drawn].sum(axis=0, dtype=np.int64)
+            resample.counts = counts[: max(int(np.flatnonzero(counts)[-1]) + 1, 2)]
+        return resample
+
+    def image_matrix(self) -> NDArray[np.int32]:
+        """Returns the counts of the images, (images, num_bins)."""
+        if self._matrix is None:
+            self._matrix = np.zeros((len(self.images), len(self.counts)), dtype=np.int32)
+            if self.amax > 0.0:
+                for row, counts in zip(self._matrix, self.images, strict=True):
+                    row[: len(counts)] = counts
+        return self._matrix
+
+    def _add_image(self, number: int, counts: NDArray[np.int32], amax: float) -> None:
+        self._matrix = None
+        if number == len(self.images):
+            self.images.append(counts)
+            self.image_amax.append(amax)
+            return
+        before = self.images[number]
+        counts[: len(before)] += before
+        self.images[number] = counts
+        self.image_amax[number] = max(self.image_amax[number], amax)
 
     def _fit(self, amax: float) -> None:
         if self.width == 0.0:
