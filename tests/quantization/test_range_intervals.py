@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantpipe.errors import Interrupted
-from quantpipe.progress import Silent
+from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.calibration import collect, solve
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.range_intervals import (
     RangeInterval,
+    Solve,
     bootstrap_ranges,
     describe_flagged,
     save_intervals,
@@ -26,10 +27,18 @@ if TYPE_CHECKING:
     from tests.quantization.conftest import SmallNetwork
 
 
-def bootstrapped(solve: Any, *, num_images: int = 40, count: int = 400, **named: Any) -> Any:
-    arguments = {"max_spread": 0.05, "seed": 3, "progress": Silent()} | named
-    amax = solve(np.arange(num_images))
-    return bootstrap_ranges(amax, solve, num_images=num_images, count=count, **arguments)
+def bootstrapped(
+    solve: Solve, *, count: int = 400, seed: int = 3, progress: Progress | None = None
+) -> tuple[RangeInterval, ...]:
+    return bootstrap_ranges(
+        solve(np.arange(40)),
+        solve,
+        num_images=40,
+        count=count,
+        max_spread=0.05,
+        seed=seed,
+        progress=progress or Silent(),
+    )
 
 
 def test_the_spread_of_a_mean_is_its_standard_error() -> None:
@@ -85,7 +94,7 @@ def test_a_resample_is_what_its_images_alone_give(
 ) -> None:
     operations = find_operations(network, batches[0][:1])
     images = torch.cat(batches) * torch.linspace(1.0, 2.0, 12).reshape(-1, 1, 1, 1)
-    whole = collect(network, operations, images.split(4), by_image=True, progress=Silent())
+    whole = collect(network, operations, torch.split(images, 4), by_image=True, progress=Silent())
     drawn = np.array([0, 3, 3, 11])
     again = collect(network, operations, [images[:4], images[drawn]], progress=Silent())
     first = collect(network, operations, [images[:4]], progress=Silent())

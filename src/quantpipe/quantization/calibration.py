@@ -78,7 +78,9 @@ def collect(
         DataError: There is no image.
     """
     by_reads: dict[tuple[int, ...], Histogram] = {}
-    histograms = {o.name: by_reads.setdefault(o.reads, Histogram(by_image=by_image)) for o in operations}
+    histograms = {
+        o.name: by_reads.setdefault(o.reads, Histogram(by_image=by_image)) for o in operations
+    }
     first_readers = {id(h): name for name, h in reversed(histograms.items())}
 
     def observe(name: str, values: Tensor, first_image: int) -> None:
@@ -102,9 +104,8 @@ def run_calibration(
 ) -> int:
     """Shows ``observe`` every operation's inputs, checked to be finite; returns the image count.
 
-    Args:
-        observe: Told the operation, what it reads, (B, ...), and the number of the first image.
-        network, batches, image_names, progress, total: As :func:`collect` takes them.
+    ``observe`` is told the operation, what it reads, (B, ...), and the number of the first image;
+    the rest is as :func:`collect` takes it.
 
     Raises:
         NumericalError: An operation read a NaN or an infinity.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ NUM_BINS = 2048
 MAX_BINS = 16 * NUM_BINS
 
 Counts = NDArray[np.int64]
+_Integer = TypeVar("_Integer", np.int32, np.int64)
 
 
 class Histogram:
@@ -120,9 +122,9 @@ class Histogram:
             self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
 
 
-def _merged(counts: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+def _merged(counts: NDArray[_Integer]) -> NDArray[_Integer]:
     pairs = np.pad(counts, (0, len(counts) % 2)).reshape(-1, 2)
-    return pairs.sum(axis=1, dtype=counts.dtype)
+    return pairs[:, 0] + pairs[:, 1]
 
 
 class _Counter:

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration import Statistics
@@ -28,7 +29,9 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
             {"width": h.width, "amax": h.amax, "image_amax": h.image_amax} for h in distinct
         ],
     }
-    arrays = {str(number): histogram.counts for number, histogram in enumerate(distinct)}
+    arrays: dict[str, NDArray[Any]] = {
+        str(number): histogram.counts for number, histogram in enumerate(distinct)
+    }
     arrays |= {
         _images(number): histogram.image_matrix()
         for number, histogram in enumerate(distinct)
@@ -61,7 +64,7 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _histogram(
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, NDArray[Any]],
     number: int,
     *,
     width: float,
