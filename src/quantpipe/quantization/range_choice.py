@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,24 +42,30 @@ _METHODS: Mapping[str, tuple[CalibrationMethod, float | None]] = {
     "percentile 99.99": ("percentile", 99.99),
     "percentile 99.9": ("percentile", 99.9),
 }
-_SHARES_OF_MAX = (1.05, 0.9, 0.8, 0.7)
+_SHARES_OF_MAX = {f"{share:g} max": share for share in (1.05, 0.9, 0.8, 0.7)}
 
 
 def candidate_ranges(
-    statistics: Statistics, groups: Sequence[frozenset[str]]
+    statistics: Statistics,
+    groups: Sequence[frozenset[str]],
+    *,
+    only: Collection[str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Returns what every method finds, and some shares of the maximum, by name and operation.
+    """Returns what every method finds, and some shares of the maximum, by label and operation.
 
     Args:
         statistics: From :func:`~quantpipe.quantization.calibration.collect`.
         groups: Operations that share a range; theirs are unified.
+        only: The labels that are needed; None: all.
     """
     found = {
         label: solve(statistics, method, percentile=percentile, progress=Silent())
         for label, (method, percentile) in _METHODS.items()
+        if only is None or label in only
     }
-    for share in _SHARES_OF_MAX:
-        found[f"{share:g} max"] = {name: share * amax for name, amax in found["max"].items()}
+    largest = solve(statistics, "max", progress=Silent())
+    for label, share in _SHARES_OF_MAX.items():
+        found[label] = {name: share * amax for name, amax in largest.items()}
     return {label: unify(amax, groups) for label, amax in found.items()}
 
 
