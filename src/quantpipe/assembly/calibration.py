@@ -141,7 +141,7 @@ def solver(
         candidate_ranges(statistics, groups),
         images.batches(),
         loss=confident_projection(context.seed),
-        outputs=_raw_outputs,
+        outputs=raw_outputs,
         progress=context.progress,
         total=images.num_batches,
     )
@@ -159,7 +159,7 @@ def solver(
     return by_harm
 
 
-def _raw_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+def raw_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     """Class logits and box distances."""
     predict: Callable[[Tensor], RawPrediction] = network.predict  # type: ignore[assignment]
     prediction = predict(images)

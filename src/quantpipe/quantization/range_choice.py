@@ -1,11 +1,11 @@
 """Chooses the range of each tensor among candidates by the harm that its error does to the outputs.
 
-To first order an error e of a tensor changes a loss L by the sum of g e, with g = dL/dtensor. The
-expected square of that sum has two parts. Rounding errors are as good as independent, and their
-squares add up: sum(g^2 e^2), the diagonal of the empirical Fisher information (BRECQ, Li et al.,
-arXiv 2102.05426, equation 10). Clipping errors all point towards zero; they add up first and are
-squared then: (sum(g e))^2. Both follow from two histograms of magnitudes for each tensor and image,
-one weighted with g^2 and one with g, whatever the number of candidates.
+To first order an error e of a tensor changes a loss by the sum of g e, with g the gradient with
+respect to the tensor. Where errors are as good as independent the expected square of that sum is
+sum(g^2 e^2): the Hessian by the diagonal of the empirical Fisher information (BRECQ, Li et al.,
+arXiv 2102.05426, equation 10). It follows from one histogram of magnitudes for each tensor and
+image, weighted with g^2, whatever the number of candidates. (Adding up clipping errors, which all
+point towards zero, before they are squared chose no better ranges on images not calibrated on.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from quantpipe.quantization.operations import Operation, StorageNames, operation
 
 Floats = NDArray[np.float64]
 Ranges = Mapping[str, float]
-Found = Mapping[str, tuple[Floats, Floats]]
+Found = Mapping[str, Floats]
 
 _NUM_BINS = 2048
 _MAX_LEVEL = 127
@@ -76,7 +76,7 @@ class Harms:
     Attributes:
         labels: Of the candidates.
         groups: The operations that share a range.
-        values: (images, groups, candidates), the squared change of the loss.
+        values: (images, groups, candidates), the expected squared change of the loss.
     """
 
     labels: tuple[str, ...]
@@ -156,12 +156,10 @@ def range_harms(
 
 
 def _of_group(group: frozenset[str], found: Found) -> Floats:
-    """(images, candidates): the parts of the group's tensors add up before clipping is squared."""
+    """(images, candidates): the harm to all of the group's tensors."""
     parts = [found[name] for name in sorted(group) if name in found]
     assert parts, f"no gradient reaches {sorted(group)}"
-    rounding = np.sum([part[0] for part in parts], axis=0)
-    clipping = np.sum([part[1] for part in parts], axis=0)
-    harm: Floats = rounding + clipping**2
+    harm: Floats = np.sum(parts, axis=0)
     return harm
 
 
@@ -172,32 +170,26 @@ class _Weigher:
         """``ranges`` to weigh, on values up to ``largest``."""
         self._width = largest / _NUM_BINS
         # Zero lies in the middle of the first bin: integers represent it exactly.
-        centres = self._width * np.arange(_NUM_BINS + 1)
-        limits = np.asarray(ranges)
-        steps = limits / _MAX_LEVEL
-        error = np.clip(np.round(centres[:, None] / steps), 0, _MAX_LEVEL) * steps
-        error -= centres[:, None]
-        is_clipped = centres[:, None] > limits
-        self._rounding = np.where(is_clipped, 0.0, error**2)
-        self._clipping = np.where(is_clipped, error, 0.0)
+        centres = self._width * np.arange(_NUM_BINS + 1)[:, None]
+        steps = np.asarray(ranges) / _MAX_LEVEL
+        rounded = np.clip(np.round(centres / steps), 0, _MAX_LEVEL) * steps
+        self._squared_error = (rounded - centres) ** 2
 
-    def __call__(self, values: Tensor, gradient: Tensor) -> tuple[Floats, Floats]:
-        """(B, ...) twice to (B, candidates) twice: rounding, squared, and clipping, not squared."""
+    def __call__(self, values: Tensor, gradient: Tensor) -> Floats:
+        """(B, ...) twice to (B, candidates)."""
         rows = [
             self._row(x.flatten(), g.flatten())
-            for x, g in zip(values.float().cpu(), gradient.float().cpu(), strict=True)
+            for x, g in zip(values.float().cpu(), gradient.double().cpu(), strict=True)
         ]
-        squared, signed = (np.stack(part) for part in zip(*rows, strict=True))
-        return squared @ self._rounding, signed @ self._clipping
+        harm: Floats = np.stack(rows) @ self._squared_error
+        return harm
 
-    def _row(self, values: Tensor, gradient: Tensor) -> tuple[Floats, Floats]:
+    def _row(self, values: Tensor, gradient: Tensor) -> Floats:
         bins = (values.abs() / self._width).round_().clamp_(max=_NUM_BINS).to(torch.int32)
-        return _weighted(bins, gradient.square()), _weighted(bins, gradient * values.sign())
-
-
-def _weighted(bins: Tensor, weights: Tensor) -> Floats:
-    sums: Floats = torch.bincount(bins, weights=weights.double(), minlength=_NUM_BINS + 1).numpy()
-    return sums
+        weights: Floats = torch.bincount(
+            bins, weights=gradient.square_(), minlength=_NUM_BINS + 1
+        ).numpy()
+        return weights
 
 
 @contextmanager
@@ -209,13 +201,11 @@ def _gradients(network: nn.Module, weighers: Mapping[str, _Weigher]) -> Iterator
     """
     names = StorageNames()
     aliases: dict[int, Tensor] = {}
-    found: dict[str, tuple[Floats, Floats]] = {}
+    found: dict[str, Floats] = {}
 
     def keep(name: str, values: Tensor) -> Callable[[Tensor], None]:
         def weigh(gradient: Tensor) -> None:
-            added = weighers[name](values, gradient)
-            before = found.get(name, (0.0, 0.0))
-            found[name] = (before[0] + added[0], before[1] + added[1])
+            found[name] = found.get(name, 0.0) + weighers[name](values, gradient)
 
         return weigh
 
