@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantpipe.quantization.range_search import START_BIN
+
 NUM_BINS = 2048
 # Past this, a first batch much smaller than a later one would cost memory without adding accuracy.
 MAX_BINS = 16 * NUM_BINS
@@ -46,18 +48,17 @@ class Histogram:
         self._num_zeros = 0
         self._matrix: NDArray[np.int32] | None = None
 
-    def add(self, values: Tensor, *, first_image: int = 0, amax: float | None = None) -> None:
+    def add(self, values: Tensor, *, first_image: int = 0) -> None:
         """Counts every element of a finite tensor.
 
         Args:
             values: (B, ...), one row an image; (n,) counts as one.
             first_image: The number of the first row's image, for ``by_image``: an image that is
                 met again adds to its counts.
-            amax: The largest magnitude of a batch of which these are a part; None: of ``values``.
         """
         rows = values.reshape(len(values) if values.dim() > 1 else 1, -1).float()
         low, high = (float(value) for value in torch.aminmax(rows))
-        amax = max(high, -low) if amax is None else amax
+        amax = max(high, -low)
         self.amax = max(self.amax, amax)
         if self.amax > 0.0:
             self._fit(amax)
@@ -84,7 +85,9 @@ class Histogram:
         resample.width = self.width
         if resample.amax > 0.0:
             counts = self.image_matrix()[drawn].sum(axis=0, dtype=np.int64)
-            resample.counts = counts[: max(int(np.flatnonzero(counts)[-1]) + 1, 2)]
+            num_bins = int(np.flatnonzero(counts)[-1]) + 1
+            # The searches start at this bin; what they find in fewer is the first of them.
+            resample.counts = counts[: max(num_bins, START_BIN + 1)]
         return resample
 
     def image_matrix(self) -> NDArray[np.int32]:
