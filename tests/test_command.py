@@ -68,6 +68,11 @@ WRONG = {
     "partial_quant.quant_boundary=59": "partial_quant.quant_boundary: 59 is past the last of "
     "the model's 59 operations; give 0 to 58",
     "partial_quant.quant_boundary=-1": "partial_quant.quant_boundary: -1 is not at least 0",
+    "partial_quant.quant_boundary=atuo": "partial_quant.quant_boundary: 'atuo' is not auto or a "
+    "whole number",
+    "partial_quant.max_map_drop=null": "partial_quant.max_map_drop: nothing bounds the search",
+    "partial_quant.objective=speed": "partial_quant.objective: 'speed' is not one of accuracy, "
+    "latency",
     "seed=-1": "seed: -1 is not between 0 and 2147483647",
     "seed=1.5": "seed: 1.5 is not a whole number",
     "debug=maybe": "debug: 'maybe' is not true or false",

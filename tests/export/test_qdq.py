@@ -181,6 +181,39 @@ def test_concat_inputs_carry_the_range_of_the_output(exported: Any, signed_pairs
         assert all(scale == own for scale in scales)
 
 
+@pytest.mark.parametrize("target", list(PLACEMENT))
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_of_some_members_of_a_group_leaves_their_ranges_equal(
+    exported: Any, target: str, seed: int
+) -> None:
+    """Whatever the plan: tensors that meet in a concat are quantized over one range."""
+    names = list(exported.scales.operations())
+    kept = set(np.random.default_rng(seed).permutation(names)[: len(names) // 4].tolist())
+    plan = PrecisionPlan(
+        operations={name: "float" if name in kept else "int8" for name in names}, reason=""
+    )
+    model = insert_qdq(exported.graph, exported.scales, plan, target)
+    constants = _constants(model)
+    ranges: dict[str, set[float]] = {}
+    for node in _nodes(model, "QuantizeLinear"):
+        zero = constants[node.input[2]]
+        steps = 255 if zero.dtype == np.uint8 and not zero.any() else 127
+        if zero.ndim == 0 and ".weight" not in node.input[0]:
+            ranges.setdefault(node.input[0], set()).add(float(constants[node.input[1]]) * steps)
+    compared = 0
+    producers = _producers(model)
+    for concat in _nodes(model, "Concat"):
+        tensors = {concat.output[0], *concat.input}
+        for name in [concat.output[0], *concat.input]:
+            while name in producers and producers[name].op_type.endswith("Linear"):
+                name = producers[name].input[0]
+            tensors.add(name)
+        found = [amax for name in tensors for amax in ranges.get(name, ())]
+        compared += len(found) > 1
+        assert np.ptp(found or [0.0]) < 1e-5 * max(found or [1.0])
+    assert compared
+
+
 def test_pairs_on_concat_inputs_change_no_value(
     exported: Any, tmp_path: Path, signed_pairs: str
 ) -> None:

@@ -93,20 +93,28 @@ def fit(
         return run_together(
             lambda team: _train(job, team, validate, log, context.progress),
             _train_along,
-            job,
+            _Following(job=job, validates=validate is not None),
             size=num_ranks,
             device=job.device,
             timeout_seconds=timeout_seconds,
         )
 
 
-def _train_along(team: Team, job: TrainingJob) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Following:
+    """What the other ranks are told: the job, and whether rank 0 will share scores of it."""
+
+    job: TrainingJob
+    validates: bool
+
+
+def _train_along(team: Team, following: _Following) -> None:
     """What the other ranks do: rank 0 validates, saves and shows for them."""
 
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    _train(job, team, validate, NoLog(), Silent())
+    _train(following.job, team, validate if following.validates else None, NoLog(), Silent())
 
 
 def _train(
@@ -127,7 +135,7 @@ def _train(
         rank=team.rank,
         num_ranks=team.size,
     )
-    device = torch.device("cuda", team.rank) if job.device == "cuda" else torch.device("cpu")
+    device = torch.device("cuda", team.local_rank) if job.device == "cuda" else torch.device("cpu")
     lessons = job.distillation
     return train(
         job.detector,

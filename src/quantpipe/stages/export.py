@@ -83,6 +83,7 @@ def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
 
 def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Traces the float network, places Q/DQ, simplifies, and verifies before it is published."""
+    from quantpipe.assembly.engines import engine_graph
     from quantpipe.assembly.networks import load_inputs
     from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 
@@ -98,21 +99,17 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
     traced = read_graph(path)
     if loaded.scales is not None and config.target == "tensorrt":
         _write_calibration_cache(traced, loaded, outputs["calibration_cache"])
-    write_graph(path, _edited(config, traced, loaded))
+    edited = engine_graph(
+        traced,
+        loaded.scales,
+        loaded.plan,
+        target=config.target,
+        half=config.half,
+        simplified=config.simplify,
+    )
+    write_graph(path, edited)
     parity = _verify(config, path, loaded, context)
     return {"parity": vars(parity), "mib": path.stat().st_size / 2**20}
-
-
-def _edited(config: ExportConfig, graph: Any, loaded: Loaded) -> Any:
-    from quantpipe.export.half import to_half
-    from quantpipe.export.qdq import insert_qdq
-    from quantpipe.export.simplify import simplify
-
-    if loaded.scales is not None:
-        graph = insert_qdq(graph, loaded.scales, loaded.plan, config.target)
-    if config.half:
-        graph = to_half(graph)
-    return simplify(graph) if config.simplify else graph
 
 
 def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:

@@ -29,7 +29,7 @@ from quantpipe.settings.recipe import (
     recipe,
     workers,
 )
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.trainer import TrainerSettings, check_ranks, with_precision
 
 if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
@@ -75,7 +75,7 @@ def check(config: QatDistillConfig) -> None:
     """Finds missing data and a missing library."""
     check_data(config.data)
     check_log(config.tensorboard)
-    check_batch(config.batch_size, config.trainer)
+    check_ranks(config.batch_size, config.trainer)
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ from quantpipe.settings.recipe import (
     recipe,
     workers,
 )
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.trainer import TrainerSettings, check_ranks, with_precision
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
@@ -81,7 +81,7 @@ def check(config: TrainRepoptConfig) -> None:
     """Finds missing files and a missing library."""
     check_data(config.data)
     check_log(config.tensorboard)
-    check_batch(config.batch_size, config.trainer)
+    check_ranks(config.batch_size, config.trainer)
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
         if path is not None and not path.is_file():
