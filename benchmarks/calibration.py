@@ -45,11 +45,11 @@ from quantpipe.evaluation.resampling import (
 )
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration import CalibrationMethod, Statistics, collect, solve
-from quantpipe.quantization.detection_loss import confident_projection
 from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.graph import concat_groups, unify
 from quantpipe.quantization.histogram import Counts, Histogram
 from quantpipe.quantization.operations import Operation, find_operations, watch_inputs
+from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.range_choice import candidate_ranges, chosen_ranges, range_harms
 from quantpipe.quantization.scale_cache import build_scale_cache
 from quantpipe.quantization.toolkit import make_calibrator, solve_calibrator
@@ -326,8 +326,9 @@ def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
         subject.groups,
         candidates,
         subject.batches,
-        loss=confident_projection(SEED),
         outputs=raw_outputs,
+        error=OUTPUT_ERRORS["detections"],
+        seed=SEED,
         progress=Silent(),
     )
     return chosen_ranges(candidates, harms.least())

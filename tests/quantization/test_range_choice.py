@@ -13,6 +13,8 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.calibration import collect
 from quantpipe.quantization.graph import concat_groups
 from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.output_error import OUTPUT_ERRORS
+from quantpipe.quantization.random_projection import projected, random_signs
 from quantpipe.quantization.range_choice import (
     Harms,
     candidate_ranges,
@@ -30,11 +32,8 @@ def outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     return predicted
 
 
-def weighted_sum(predictions: Sequence[Tensor], batch: int) -> Tensor:
-    """Another fixed direction for each batch."""
-    generator = torch.Generator().manual_seed(batch)
-    terms = [(p * torch.randn(p.shape[1:], generator=generator)).sum() for p in predictions]
-    return torch.stack(terms).sum()
+NOISE = OUTPUT_ERRORS["noise"]
+SEED = 3
 
 
 def weighed(
@@ -44,8 +43,17 @@ def weighed(
     groups = concat_groups(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
     candidates = candidate_ranges(statistics, groups)
-    arguments = {"loss": weighted_sum, "outputs": outputs, "progress": Silent()}
-    harms = range_harms(network, operations, groups, candidates, batches, **arguments)  # type: ignore[arg-type]
+    harms = range_harms(
+        network,
+        operations,
+        groups,
+        candidates,
+        batches,
+        outputs=outputs,
+        error=NOISE,
+        seed=SEED,
+        progress=Silent(),
+    )
     return harms, candidates
 
 
@@ -62,7 +70,9 @@ def test_harms_are_those_of_quantizing_every_value(
             network(images)
             handle.remove()
         x = seen[0].clone().requires_grad_(True)
-        weighted_sum((network.left(x), network.right(x)), number).backward()  # type: ignore[no-untyped-call]
+        found = (network.left(x), network.right(x))
+        signs = random_signs(found, 4 * number, 0, SEED)
+        projected(found, NOISE, signs).backward()  # type: ignore[no-untyped-call]
         assert x.grad is not None
         rows = []
         for label in harms.labels:
@@ -120,8 +130,9 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
         (),
         candidates,
         [images],
-        loss=lambda predictions, batch: predictions[0].sum(),
         outputs=outputs,
+        error=NOISE,
+        seed=SEED,
         progress=Silent(),
     )
     (amax,) = chosen_ranges(candidates, harms.least()).values()
@@ -148,9 +159,9 @@ def test_a_gradient_that_is_not_finite_names_the_image(
     groups = concat_groups(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
 
-    def broken(predictions: Sequence[Tensor], batch: int) -> Tensor:
-        sums = torch.stack([p.flatten(1).sum(dim=1) for p in predictions])
-        return (sums * torch.tensor([1, 1, torch.nan, 1])).sum()
+    def broken(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+        factors = torch.tensor([1, 1, torch.nan, 1]).reshape(-1, 1, 1, 1)
+        return [output * factors for output in outputs(network, images)]
 
     with pytest.raises(NumericalError, match="image 2"):
         range_harms(
@@ -159,8 +170,9 @@ def test_a_gradient_that_is_not_finite_names_the_image(
             groups,
             candidate_ranges(statistics, groups),
             batches,
-            loss=broken,
-            outputs=outputs,
+            outputs=broken,
+            error=NOISE,
+            seed=SEED,
             progress=Silent(),
         )
 
@@ -180,7 +192,8 @@ def test_it_stops_when_asked(network: SmallNetwork, batches: list[Tensor]) -> No
             groups,
             candidate_ranges(statistics, groups),
             batches,
-            loss=weighted_sum,
             outputs=outputs,
+            error=NOISE,
+            seed=SEED,
             progress=Stopping(),
         )

@@ -19,9 +19,9 @@ from quantpipe.detector.network import Detector, RawPrediction
 from quantpipe.progress import Progress, Silent
 from quantpipe.quantization import calibration
 from quantpipe.quantization.calibration import CalibrationMethod, Statistics, solve
-from quantpipe.quantization.detection_loss import confident_projection
 from quantpipe.quantization.graph import concat_groups, unify
 from quantpipe.quantization.operations import Operation
+from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.range_choice import candidate_ranges, chosen_ranges, range_harms
 from quantpipe.quantization.statistics_file import load_statistics, save_statistics
 
@@ -140,8 +140,9 @@ def solver(
         groups,
         candidate_ranges(statistics, groups),
         images.batches(),
-        loss=confident_projection(context.seed),
         outputs=raw_outputs,
+        error=OUTPUT_ERRORS["detections"],
+        seed=context.seed,
         progress=context.progress,
         total=images.num_batches,
     )

@@ -1,11 +1,12 @@
 """Chooses the range of each tensor among candidates by the harm that its error does to the outputs.
 
-To first order an error e of a tensor changes a loss by the sum of g e, with g the gradient with
-respect to the tensor. Where errors are as good as independent the expected square of that sum is
-sum(g^2 e^2): the Hessian by the diagonal of the empirical Fisher information (BRECQ, Li et al.,
-arXiv 2102.05426, equation 10). It follows from one histogram of magnitudes for each tensor and
-image, weighted with g^2, whatever the number of candidates. (Adding up clipping errors, which all
-point towards zero, before they are squared chose no better ranges on images not calibrated on.)
+To first order an error e of a tensor changes a projection of the outputs by the sum of g e, with g
+its gradient with respect to the tensor. Where errors are as good as independent the expected square
+of that sum is sum(g^2 e^2): the Hessian by the diagonal of the empirical Fisher information (BRECQ,
+Li et al., arXiv 2102.05426, equation 10). It follows from one histogram of magnitudes for each
+tensor and image, weighted with g^2, whatever the number of candidates. (Adding up clipping errors,
+which all point towards zero, before they are squared chose no better ranges on images not
+calibrated on.)
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from torch import Tensor, nn
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.calibration import CalibrationMethod, Statistics, solve
-from quantpipe.quantization.damage import Loss, Outputs
 from quantpipe.quantization.graph import unify
 from quantpipe.quantization.operations import Operation, StorageNames, operation_modules
+from quantpipe.quantization.output_error import OutputError
+from quantpipe.quantization.random_projection import projected, random_signs
 
 Floats = NDArray[np.float64]
 Ranges = Mapping[str, float]
 Found = Mapping[str, Floats]
+Outputs = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 _NUM_BINS = 2048
 _MAX_LEVEL = 127
@@ -71,12 +74,12 @@ def candidate_ranges(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Harms:
-    """What each candidate range does to the loss.
+    """What each candidate range does to the outputs.
 
     Attributes:
         labels: Of the candidates.
         groups: The operations that share a range.
-        values: (images, groups, candidates), the expected squared change of the loss.
+        values: (images, groups, candidates), the expected error of the outputs.
     """
 
     labels: tuple[str, ...]
@@ -110,8 +113,9 @@ def range_harms(
     candidates: Mapping[str, Ranges],
     batches: Iterable[Tensor],
     *,
-    loss: Loss,
     outputs: Outputs,
+    error: OutputError,
+    seed: int,
     progress: Progress,
     total: int | None = None,
 ) -> Harms:
@@ -124,8 +128,9 @@ def range_harms(
             :func:`~quantpipe.quantization.graph.concat_groups`; others have their own.
         candidates: From :func:`candidate_ranges`, by label; ``max`` is among them.
         batches: (B, 3, H, W) float images, RGB 0..1: those that gave ``max``.
-        loss: Maps outputs and the number of the batch to a scalar, a *sum* over the images.
-        outputs: What the loss sees, each (B, ...).
+        outputs: Of a network on images, each (B, ...).
+        error: Of the outputs, what is to be small.
+        seed: Of the projection of the outputs.
         progress: Shows the batches.
         total: The number of batches, where known.
 
@@ -141,10 +146,13 @@ def range_harms(
         for name in (o.name for o in operations)
     }
     parts: list[Floats] = []
-    for number, images in enumerate(progress.track(batches, "weighing ranges", total=total)):
+    num_images = 0
+    for images in progress.track(batches, "weighing ranges", total=total):
         with _gradients(frozen, weighers) as found, torch.enable_grad():
             predictions = outputs(frozen, images.detach().clone().requires_grad_(True))
-            loss(predictions, number).backward()  # type: ignore[no-untyped-call]
+            signs = random_signs(predictions, num_images, 0, seed)
+            projected(predictions, error, signs).backward()  # type: ignore[no-untyped-call]
+        num_images += len(images)
         parts.append(np.stack([_of_group(group, found) for group in classes], axis=1))
         if progress.should_stop():
             raise Interrupted(signal.SIGTERM)
