@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tests.detector.foreign.foreign_package import save_public
 from tests.stages.conftest import Artifacts, Configure, RunStage
 from torch import Tensor
 
+from quantpipe.assembly.calibration import CalibrationImages
 from quantpipe.assembly.images import float_batches, sample
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
@@ -328,3 +329,48 @@ def test_an_image_that_gives_a_nan_is_named(
     name = re.escape(dataset.images[broken].path.name)
     with pytest.raises(NumericalError, match=f"calibration image {name} gives a NaN .*stem"):
         run_stage("calibrate", config, checkpoint=artifact)
+
+
+def test_every_rank_gets_its_rows_of_every_batch(configured: Configure, context: Context) -> None:
+    dataset = open_split(configured("calibrate").data, "train", context)
+    images = CalibrationImages(dataset=dataset, chosen=range(5), image_size=64, batch_size=4)
+    whole = list(images.batches("cpu"))
+    assert [len(batch) for batch in whole] == [4, 1]
+    for rank in range(2):
+        own = list(images.batches("cpu", rank=rank, num_ranks=2))
+        assert len(own) == len(whole) == images.num_batches
+        for part, batch in zip(own, whole, strict=True):
+            assert part.equal(batch[rank::2])
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_ranges_of_one(
+    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+) -> None:
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+
+        def materialise(
+            named_by: Mapping[str, Any], build: Callable[[Path], None], folder: Path = folder
+        ) -> Path:
+            if "statistics" not in named_by:
+                return context.materialise(named_by, build)
+            folder.mkdir()
+            build(folder)
+            return folder
+
+        config = configured("calibrate", f"trainer.devices={devices}", "calibrate.num_images=5")
+        outputs = {name: tmp_path / f"{devices}-{o.file}" for name, o in STAGE.outputs.items()}
+        own = replace(context, materialise=materialise)
+        STAGE.run(config, {"checkpoint": checkpoint}, outputs, own)
+        found.append(load_scales(outputs["scales"]).scales)
+    assert set(found[0]) == set(found[1])
+    for name, scale in found[0].items():
+        assert found[1][name].amax == pytest.approx(scale.amax, rel=1e-3)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(configured: Configure) -> None:
+    config = configured("calibrate", "trainer.devices=3", "calibrate.batch_size=4")
+    with pytest.raises(ConfigurationError, match="4 images cannot be shared by 3 devices; take 6"):
+        STAGE.check(config)

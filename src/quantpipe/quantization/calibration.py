@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantpipe.errors import ConfigurationError, DataError, Interrupted, NumericalError, nearest
 from quantpipe.progress import Progress
-from quantpipe.quantization.histogram import Histogram
+from quantpipe.quantization.histogram import Histogram, extremes, joined
 from quantpipe.quantization.operations import Operation, watch_inputs
 from quantpipe.quantization.range_search import (
     entropy_range,
@@ -52,6 +52,18 @@ class Statistics:
         )
 
 
+class Ranks(Protocol):
+    """Processes that call the same methods in the same order."""
+
+    def max(self, values: Tensor) -> Tensor:
+        """The largest of all, element by element, in every process."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in their order, in every process."""
+        ...
+
+
 def collect(
     network: nn.Module,
     operations: Sequence[Operation],
@@ -59,6 +71,8 @@ def collect(
     *,
     by_image: bool = False,
     image_names: Sequence[str] = (),
+    ranks: Ranks | None = None,
+    image_numbers: Sequence[int] = (),
     progress: Progress,
     total: int | None = None,
 ) -> Statistics:
@@ -70,6 +84,9 @@ def collect(
         batches: (B, 3, H, W) float images, RGB 0..1, not augmented.
         by_image: Whether to keep what each image adds, for :meth:`Statistics.resampled`.
         image_names: Of the images in their order, for errors; a number stands for a name not given.
+        ranks: Processes that share every batch: each is given its rows, as many batches as the
+            others, and returns what all have seen together.
+        image_numbers: With ``ranks``, where this process's images are among all of them.
         progress: Shows the batches.
         total: The number of batches, where known.
 
@@ -85,12 +102,38 @@ def collect(
 
     def observe(name: str, values: Tensor, first_image: int) -> None:
         if name in histograms and first_readers[id(histograms[name])] == name:
-            histograms[name].add(values, first_image=first_image)
+            amax = None if ranks is None else _largest(values, ranks)
+            histograms[name].add(values, first_image=first_image, amax=amax)
 
+    own_names = image_names
+    if ranks is not None and image_names:
+        own_names = [image_names[number] for number in image_numbers]
     num_images = run_calibration(
-        network, batches, observe, image_names=image_names, progress=progress, total=total
+        network, batches, observe, image_names=own_names, progress=progress, total=total
     )
-    return Statistics(histograms=histograms, num_images=num_images)
+    seen = Statistics(histograms=histograms, num_images=num_images)
+    return seen if ranks is None else _of_all(seen, ranks, image_numbers)
+
+
+def _largest(values: Tensor, ranks: Ranks) -> float:
+    """The largest magnitude of the whole batch: the bins are those of one process."""
+    low, high = extremes(values)
+    own = torch.tensor([max(high, -low)], dtype=torch.float64, device=values.device)
+    return float(ranks.max(own))
+
+
+def _of_all(seen: Statistics, ranks: Ranks, image_numbers: Sequence[int]) -> Statistics:
+    names: dict[int, str] = {}
+    for name, histogram in seen.histograms.items():
+        names.setdefault(id(histogram), name)
+    own = {names[id(h)]: h for h in seen.histograms.values()}
+    parts = ranks.gather((own, tuple(image_numbers)))
+    numbers = [part[1] for part in parts]
+    whole = {name: joined([part[0][name] for part in parts], numbers) for name in own}
+    return Statistics(
+        histograms={name: whole[names[id(h)]] for name, h in seen.histograms.items()},
+        num_images=sum(map(len, numbers)),
+    )
 
 
 def run_calibration(
@@ -133,7 +176,7 @@ def _require_finite(
     operation: str, values: Tensor, first_image: int, image_names: Sequence[str]
 ) -> None:
     # The extremes of a tensor are finite only where all of it is, and cost no copy.
-    low, high = torch.aminmax(values.detach())
+    low, high = extremes(values)
     if math.isfinite(low) and math.isfinite(high):
         return
     finite = torch.isfinite(values).flatten(1).all(dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,20 +49,23 @@ class Histogram:
         self._num_zeros = 0
         self._matrix: NDArray[np.int32] | None = None
 
-    def add(self, values: Tensor, *, first_image: int = 0) -> None:
+    def add(self, values: Tensor, *, first_image: int = 0, amax: float | None = None) -> None:
         """Counts every element of a finite tensor.
 
         Args:
             values: (B, ...), one row an image; (n,) counts as one.
             first_image: The number of the first row's image, for ``by_image``: an image that is
                 met again adds to its counts.
+            amax: The largest magnitude of the whole of which these are a part; None: of ``values``.
         """
-        rows = values.reshape(len(values) if values.dim() > 1 else 1, -1).float()
-        low, high = (float(value) for value in torch.aminmax(rows))
-        amax = max(high, -low)
+        rows = (values.flatten(1) if values.dim() > 1 else values.unsqueeze(0)).float()
+        low, high = extremes(rows)
+        amax = max(high, -low) if amax is None else amax
         self.amax = max(self.amax, amax)
         if self.amax > 0.0:
             self._fit(amax)
+        if len(rows) == 0:
+            return
         counter = _Counter(rows, len(self.counts), self.width, signed=low < 0.0)
         largest = rows.abs().amax(dim=1).tolist() if self._by_image else []
         for index, row in enumerate(rows):
@@ -123,6 +127,35 @@ class Histogram:
             needed = math.ceil(amax / self.width - 1e-6)
         if needed > len(self.counts):
             self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
+
+
+def joined(parts: Sequence[Histogram], numbers: Sequence[Sequence[int]]) -> Histogram:
+    """Returns the histogram of parts that were counted with the same ``amax`` in every ``add``.
+
+    Args:
+        parts: Each of some of the images.
+        numbers: For each part the numbers of its images in the whole, in its own order.
+    """
+    first = parts[0]
+    assert all((p.width, len(p.counts)) == (first.width, len(first.counts)) for p in parts)
+    whole = Histogram()
+    whole.counts = np.sum([part.counts for part in parts], axis=0)
+    whole.width, whole.amax = first.width, first.amax
+    if any(part.image_amax for part in parts):
+        order = np.argsort(np.concatenate([np.asarray(own, dtype=np.intp) for own in numbers]))
+        images = [counts for part in parts for counts in part.images]
+        amax = [value for part in parts for value in part.image_amax]
+        whole.images = [images[place] for place in order]
+        whole.image_amax = [amax[place] for place in order]
+    return whole
+
+
+def extremes(values: Tensor) -> tuple[float, float]:
+    """Returns the least and the largest value, twice 0 where there is none."""
+    if values.numel() == 0:
+        return 0.0, 0.0
+    low, high = torch.aminmax(values.detach())
+    return float(low), float(high)
 
 
 def _merged(counts: NDArray[_Integer]) -> NDArray[_Integer]:

@@ -15,6 +15,7 @@ from quantpipe.files import sha256_file
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.recipe import BatchSize
+from quantpipe.settings.trainer import TrainerSettings, check_ranks
 
 if TYPE_CHECKING:
     from quantpipe.assembly.calibration import CalibrationImages
@@ -32,6 +33,7 @@ _LEAVE_OUT = "leave one of the two out"
 class CalibrateConfig:
     """Settings of the stage; see ``conf/stage/calibrate.yaml``."""
 
+    trainer: TrainerSettings
     data: DataSettings
     split: Split
     method: Method | None
@@ -84,6 +86,7 @@ def method_of(config: CalibrateConfig) -> Method:
 def check(config: CalibrateConfig) -> None:
     """Finds missing data and files, and what the toolkit cannot do on a processor."""
     check_data(config.data)
+    check_ranks(config.batch_size, config.trainer)
     given = config.from_checkpoint
     if given is not None and not given.is_file():
         raise ArtifactError("is not there", path=given, hint="see calibrate.from_checkpoint")
@@ -137,7 +140,6 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         chosen=chosen,
         image_size=size,
         batch_size=config.batch_size,
-        device=context.device,
     )
     method = METHOD if config.from_checkpoint is not None else method_of(config)
     amax, weights = _ranges(
@@ -207,7 +209,7 @@ def _activation_ranges(
         return toolkit_amax(
             network,
             operations,
-            images.batches(),
+            images.batches(context.device),
             method=method,
             percentile=config.percentile,
             image_names=images.names,
@@ -220,6 +222,8 @@ def _activation_ranges(
         images,
         weights_digest=weights_digest,
         by_image=config.bootstrap > 0,
+        num_ranks=config.trainer.devices,
+        timeout_seconds=config.trainer.timeout_s,
         context=context,
     )
     solve = solver(
