@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from quantpipe.quantization.fake_quantize import (
 )
 from quantpipe.quantization.harm import mean_harm
 from quantpipe.quantization.output_error import OutputError
+from quantpipe.quantization.random_projection import projected, random_signs
 from quantpipe.quantization.sensitivity import Measured, Method, Subject
 
 B = TypeVar("B")
@@ -66,8 +66,9 @@ def by_gradient(
                 products = _Products(network, names)
                 found = outputs(network, batch)
                 for projection in range(num_projections):
-                    signs = _signs(found, number * subject.batch_size, projection, subject.seed)
-                    products.backward(_projected(found, error, signs), len(found[0]))
+                    first = number * subject.batch_size
+                    signs = random_signs(found, first, projection, subject.seed)
+                    products.backward(projected(found, error, signs), len(found[0]))
             products.release()
             damage[number] = products.means()
             if subject.progress.should_stop():
@@ -142,26 +143,3 @@ class _Products:
 def _with_gradient(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
     """Lets gradients begin at the first operation: neither weights nor images ask for any."""
     return inputs if inputs[0].requires_grad else (inputs[0].detach().requires_grad_(True),)
-
-
-def _projected(outputs: Sequence[Tensor], error: OutputError, signs: Sequence[Tensor]) -> Tensor:
-    curvature = error.curvature([output.detach() for output in outputs])
-    terms = [
-        (weight.sqrt() * sign * output).sum()
-        for output, weight, sign in zip(outputs, curvature, signs, strict=True)
-    ]
-    return torch.stack(terms).sum()
-
-
-def _signs(outputs: Sequence[Tensor], first_image: int, projection: int, seed: int) -> list[Tensor]:
-    """+-1 like the outputs; those of an image depend on no other, so neither on the batches."""
-    drawn: list[list[Tensor]] = [[] for _ in outputs]
-    for image in range(first_image, first_image + len(outputs[0])):
-        rng = np.random.default_rng((seed, projection, image))
-        for of_output, output in zip(drawn, outputs, strict=True):
-            bits = rng.integers(0, 2, size=tuple(output.shape[1:]), dtype=np.int8)
-            of_output.append(torch.from_numpy(2 * bits - 1))
-    return [
-        torch.stack(of_output).to(output.device, output.dtype)
-        for of_output, output in zip(drawn, outputs, strict=True)
-    ]
