@@ -4,8 +4,7 @@ For outputs Y (N, R) wanted of inputs X (N, K), integers Q (R, K) are sought tha
 squared distance of X Q' to Y: |(Q - T) L|^2 with L L' = H = X'X / N + damping, and T the real
 weights that fit best. Columns are rounded one by one and each error is made up for by the columns
 that are still free (OBQ, Frantar and Alistarh, arXiv 2208.11580, equation 5; all rows at once as in
-GPTQ, arXiv 2210.17323, section 3.3); then single integers are changed for as long as that helps
-(QuantEase, Behdin et al., arXiv 2309.01885, section 3.1).
+GPTQ, arXiv 2210.17323, section 3.3).
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from torch import Tensor
 from quantpipe.quantization.rounding_problem import RoundingProblem
 
 _BLOCK = 64
-_MAX_SWEEPS = 50
-# A change of an integer has to lower the error by more than float32 can get wrong.
-_TIE = 1e-3
 
 
 def hessian_rounding(problem: RoundingProblem, *, damping: float, free_bias: bool) -> Tensor:
@@ -39,19 +35,18 @@ def hessian_rounding(problem: RoundingProblem, *, damping: float, free_bias: boo
         return problem.nearest  # nothing was read
     hessian.diagonal().add_(added)
     slope = (missing.T @ inputs / len(inputs)).double()
-    target = problem.weights + torch.linalg.solve(hessian, slope.T).T.to(inputs.dtype)
+    factor = torch.linalg.cholesky(hessian)
+    target = problem.weights + torch.cholesky_solve(slope.T, factor).T.to(inputs.dtype)
     order = hessian.diagonal().argsort(descending=True, stable=True)
-    hessian, target = hessian[order][:, order], target[:, order]
+    inverse = torch.cholesky_inverse(factor)[order][:, order]
     nearest, fixed = problem.nearest[:, order], problem.fixed[:, order]
-    codes = _feed_errors_forward(target, hessian, nearest, fixed, problem.max_level)
-    codes = _change_while_it_helps(codes, target, hessian.to(codes.dtype), fixed, problem.max_level)
+    codes = _feed_errors_forward(target[:, order], inverse, nearest, fixed, problem.max_level)
     return codes[:, order.argsort()]
 
 
 def _feed_errors_forward(
-    target: Tensor, hessian: Tensor, nearest: Tensor, fixed: Tensor, max_level: int
+    target: Tensor, inverse: Tensor, nearest: Tensor, fixed: Tensor, max_level: int
 ) -> Tensor:
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     factor = torch.linalg.cholesky(inverse, upper=True).to(target.dtype)
     left, codes = target.clone(), torch.empty_like(target)
     for start in range(0, target.shape[1], _BLOCK):
@@ -64,30 +59,4 @@ def _feed_errors_forward(
             left[:, k:end] -= error[:, None] * factor[k, k:end]
             errors[:, k - start] = error
         left[:, end:] -= errors @ factor[start:end, end:]
-    return codes
-
-
-def _change_while_it_helps(
-    codes: Tensor, target: Tensor, hessian: Tensor, fixed: Tensor, max_level: int
-) -> Tensor:
-    """Returns integers of which no single change lowers the error."""
-    slopes = (codes - target) @ hessian
-    diagonal = hessian.diagonal()
-    for _ in range(_MAX_SWEEPS):
-        before = codes.clone()
-        for start in range(0, codes.shape[1], _BLOCK):
-            block = slice(start, min(start + _BLOCK, codes.shape[1]))
-            old, slope = codes[:, block].clone(), slopes[:, block].clone()
-            within = hessian[block, block]
-            for k in range(old.shape[1]):
-                at = start + k
-                wanted = -slope[:, k] / diagonal[at]
-                change = torch.where(wanted.abs() > 0.5 + _TIE, wanted.round(), 0.0)
-                new = (codes[:, at] + change).clamp(-max_level, max_level)
-                change = torch.where(fixed[:, at], 0.0, new - codes[:, at])
-                codes[:, at] += change
-                slope += change[:, None] * within[k]
-            slopes += (codes[:, block] - old) @ hessian[block]
-        if torch.equal(before, codes):
-            break
     return codes

@@ -13,8 +13,6 @@ from quantpipe.quantization.matrix_form import MatrixForm
 from quantpipe.quantization.rounding import fake_quantize
 from quantpipe.quantization.weight_codes import steps
 
-Activation = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoundingProblem:
@@ -28,8 +26,6 @@ class RoundingProblem:
         step: (R,), the distance between two integers.
         fixed: (R, K), whether an integer has to stay the nearest.
         max_level: The largest integer.
-        activation: What follows the operation.
-        seed: Of random choices.
     """
 
     weights: Tensor
@@ -39,8 +35,6 @@ class RoundingProblem:
     step: Tensor
     fixed: Tensor
     max_level: int
-    activation: Activation
-    seed: int
 
     @property
     def nearest(self) -> Tensor:
@@ -59,7 +53,6 @@ def rounding_problem(
     outputs: Tensor,
     *,
     num_positions: int,
-    activation: Activation,
     seed: int,
 ) -> RoundingProblem:
     """Gathers the problem of an operation.
@@ -73,8 +66,7 @@ def rounding_problem(
         inputs: (B, C_in, H, W), what the operation reads in the quantized network, not yet rounded.
         outputs: (B, C_out, H', W'), what it gives in the float network.
         num_positions: How many positions to compare at, at most.
-        activation: What follows the operation.
-        seed: Of their draw and of the solver's choices.
+        seed: Of their draw.
     """
     scale, weight, bias = operation.weight_scale, operation.weight, operation.bias
     assert scale is not None
@@ -95,8 +87,6 @@ def rounding_problem(
         step=matrix_step[:, 0],
         fixed=_at_the_limit(weights, scale.max_level),
         max_level=scale.max_level,
-        activation=activation,
-        seed=seed,
     )
 
 

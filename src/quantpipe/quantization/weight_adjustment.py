@@ -7,16 +7,16 @@ in float is there to compare with.
 * Integers: chosen anew by a :data:`~quantpipe.quantization.rounding_problem.Rounding`.
 * Bias: the mean difference of each output channel is taken off (Nagel et al., "Data-Free
   Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2,
-  measured on images).
+  measured on images). It applies in INT8 only, and so belongs into the scale cache.
 """
 
 from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from quantpipe.progress import Progress
 from quantpipe.quantization.code_records import CodeRecords
 from quantpipe.quantization.fake_quantize import FakeQuantized, quantize, quantized_operations
 from quantpipe.quantization.matrix_form import matrix_form
-from quantpipe.quantization.rounding_problem import Activation, Rounding, rounding_problem
+from quantpipe.quantization.rounding_problem import Rounding, rounding_problem
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.weight_codes import codes_of, weight_with_codes
 
@@ -66,6 +66,21 @@ class Adjustment:
     shift: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adjusted(Generic[Network]):
+    """A network that is better for INT8.
+
+    Attributes:
+        network: Float, with weights that nearest rounding takes to the chosen integers.
+        bias_corrections: For :class:`~quantpipe.quantization.scale_cache.ScaleCache`.
+        operations: What was done to each, in execution order.
+    """
+
+    network: Network
+    bias_corrections: Mapping[str, tuple[float, ...]]
+    operations: Mapping[str, Adjustment]
+
+
 def adjust_weights(
     network: Network,
     scales: ScaleCache,
@@ -74,8 +89,8 @@ def adjust_weights(
     rounding: RoundingChoice | None,
     correct_bias: bool,
     progress: Progress,
-) -> tuple[Network, dict[str, Adjustment]]:
-    """Returns a copy of a float network whose weights and biases are better for INT8.
+) -> Adjusted[Network]:
+    """Chooses integers and bias corrections for the operations of a float network.
 
     Ordinary nearest rounding over the same scales gives the chosen integers; weights whose integer
     is as before are as before. An operation that is called more than once is adjusted to its first
@@ -86,7 +101,8 @@ def adjust_weights(
 
     Args:
         network: A deployed network in evaluation mode.
-        scales: Its ranges; every operation that has one is taken to run in INT8.
+        scales: Its ranges; every operation that has one is taken to run in INT8. They hold no
+            bias corrections yet.
         images: (N, 3, H, W), RGB 0..1, not augmented.
         rounding: None keeps the nearest integers.
         correct_bias: Whether to correct biases.
@@ -98,17 +114,18 @@ def adjust_weights(
         Interrupted: A signal asked to stop; integers that were chosen are kept.
     """
     assert not network.training
+    assert not scales.bias_corrections
     if not len(images):
         raise DataError("there is no image to adjust the weights with")
     pair = quantize(network, scales).requires_grad_(False)
     operations = quantized_operations(pair)
     visit = _Visit(
-        network=network,
         rounding=rounding,
         correct_bias=correct_bias,
         progress=progress,
         bar=iter(progress.track(operations, "adjusting weights")),
         done={},
+        corrections={},
     )
     for name, operation in operations.items():
         parent, _, leaf = name.rpartition(".")
@@ -118,7 +135,11 @@ def adjust_weights(
         pair(torch.cat([images, images]))
     for _ in visit.bar:
         pass  # the bar reaches its end
-    return _with_parameters(network, operations), visit.done
+    return Adjusted(
+        network=_with_weights(network, operations),
+        bias_corrections=visit.corrections,
+        operations=visit.done,
+    )
 
 
 class _SideBySide(nn.Module):
@@ -140,12 +161,12 @@ class _SideBySide(nn.Module):
 class _Visit:
     """Adjusts one operation after the other."""
 
-    network: nn.Module
     rounding: RoundingChoice | None
     correct_bias: bool
     progress: Progress
     bar: Iterator[str]
     done: dict[str, Adjustment]
+    corrections: dict[str, tuple[float, ...]]
 
     def __call__(self, pair: _SideBySide, read: Tensor, expected: Tensor) -> Tensor:
         """Returns what the adjusted operation gives."""
@@ -158,7 +179,8 @@ class _Visit:
         given: Tensor = operation(read)
         shift, share = _mean_difference(pair.name, given, expected)
         if self.correct_bias and operation.bias is not None:
-            operation.bias.sub_(shift)
+            operation.bias_correction = -shift
+            self.corrections[pair.name] = tuple((-shift).tolist())
             given -= shift.view(-1, 1, 1)
         weights = 0 if operation.weight is None else operation.weight.numel()
         self.done[pair.name] = Adjustment(num_weights=weights, num_moved=moved, shift=share)
@@ -180,7 +202,6 @@ class _Visit:
                 read,
                 expected,
                 num_positions=choice.num_positions,
-                activation=_following(self.network, pair.name),
                 seed=choice.seed + len(self.done),
             )
             codes = form.weight(choice.solve(problem)).to(torch.int8)
@@ -202,23 +223,11 @@ def _mean_difference(name: str, given: Tensor, expected: Tensor) -> tuple[Tensor
     return shift.to(given.dtype), share
 
 
-def _following(network: nn.Module, name: str) -> Activation:
-    """Returns the activation that stands beside an operation as ``act``, or the identity."""
-    parent = network.get_submodule(name.rpartition(".")[0])
-    found = getattr(parent, "act", None)
-    return cast(Activation, found) if isinstance(found, nn.Module) else _identity
-
-
-def _identity(values: Tensor) -> Tensor:
-    return values
-
-
-def _with_parameters(network: Network, operations: dict[str, FakeQuantized]) -> Network:
-    """Returns a copy of a float network with the parameters of the quantized operations."""
+def _with_weights(network: Network, operations: Mapping[str, FakeQuantized]) -> Network:
+    """Returns a copy of a float network with the weights of the quantized operations."""
     copied = copy.deepcopy(network)
-    for name, operation in operations.items():
-        module = copied.get_submodule(name)
-        with torch.no_grad():
-            for parameter, value in operation.named_parameters(recurse=False):
-                module.get_parameter(parameter).copy_(value)
+    with torch.no_grad():
+        for name, operation in operations.items():
+            if operation.weight is not None:
+                copied.get_parameter(f"{name}.weight").copy_(operation.weight)
     return copied
