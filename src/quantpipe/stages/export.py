@@ -126,7 +126,10 @@ def _edited(config: ExportConfig, graph: Any, loaded: Loaded) -> Any:
 
 
 def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
-    """The ranges as TensorRT 10 and older take them beside a float graph."""
+    """The ranges as TensorRT 10 and older take them beside a float graph.
+
+    Such a graph has no place for bias corrections: they are in the one with Q/DQ alone.
+    """
     from quantpipe.export.calibration_cache import (
         CalibrationCache,
         activation_ranges,
