@@ -25,10 +25,12 @@ from quantpipe.detector.checkpoint import (
     restore_detector,
     save_checkpoint,
 )
+from quantpipe.detector.network import fold_batch_norm
 from quantpipe.errors import ArtifactError, ConfigurationError, NumericalError
 from quantpipe.quantization import calibration
 from quantpipe.quantization.calibration import collect
 from quantpipe.quantization.scale_cache import load_scales
+from quantpipe.quantization.weight_codes import codes_of
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate import STAGE, Method, method_of
 
@@ -374,3 +376,80 @@ def test_a_batch_that_ranks_cannot_share_is_refused(configured: Configure) -> No
     config = configured("calibrate", "trainer.devices=3", "calibrate.batch_size=4")
     with pytest.raises(ConfigurationError, match="4 images cannot be shared by 3 devices; take 6"):
         STAGE.check(config)
+
+
+def deployed(trained: Checkpoint) -> dict[str, Tensor]:
+    return fold_batch_norm(restore_detector(trained)).state_dict()
+
+
+def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_network(
+    trained: Checkpoint, calibrated: Artifacts
+) -> None:
+    corrections = load_scales(calibrated["scales"].path).bias_corrections
+    tensors = load_checkpoint(calibrated["checkpoint"].path).tensors
+    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+    pool = "backbone.ERBlock_5.2.sppf.m"
+    assert set(corrections) == set(operation_names(trained.architecture)) - {pool}
+    assert all(len(v) == len(tensors[f"{n}.bias"]) for n, v in corrections.items())
+    assert any(value != 0.0 for values in corrections.values() for value in values)
+
+
+def test_nothing_changes_where_all_is_off(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    trained: Checkpoint,
+    calibrated: Artifacts,
+) -> None:
+    config = configured("calibrate", "calibrate.bias_correction=false")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    scales = load_scales(made["scales"].path)
+    assert scales == replace(load_scales(calibrated["scales"].path), bias_corrections={})
+    tensors = load_checkpoint(made["checkpoint"].path).tensors
+    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+
+
+def test_better_integers_lie_in_the_weights_that_the_scales_name(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    calibrated: Artifacts,
+    context: Context,
+) -> None:
+    config = configured("calibrate", "calibrate.weight_rounding=hessian")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    again = run_stage("calibrate", config, checkpoint=checkpoint)
+    assert made["checkpoint"].sha256 == again["checkpoint"].sha256
+    assert made["scales"].sha256 == again["scales"].sha256
+    scales, plain = (load_scales(a["scales"].path) for a in (made, calibrated))
+    assert scales.scales == plain.scales
+    fitted, before = (load_checkpoint(a["checkpoint"].path) for a in (made, calibrated))
+    assert scales.weights_digest == fitted.weights_digest != before.weights_digest
+    moved = [
+        int((codes_of(fitted.tensors[n], s) != codes_of(before.tensors[n], s)).sum())
+        for n, s in scales.scales.items()
+        if s.kind == "weight"
+    ]
+    assert sum(count > 0 for count in moved) > len(moved) / 2
+
+
+def test_what_was_done_is_said(
+    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+) -> None:
+    config = configured("calibrate", "calibrate.weight_rounding=hessian")
+    outputs = {key: tmp_path / output.file for key, output in STAGE.outputs.items()}
+    metrics = STAGE.run(config, {"checkpoint": checkpoint}, outputs, context)
+    scales = load_scales(outputs["scales"])
+    assert metrics["biases_corrected"] == sum(map(len, scales.bias_corrections.values()))
+    assert metrics["adjusted_to_images"] == 4
+    assert 0 < metrics["weights_rounded_otherwise"] < metrics["num_weights"]
+    assert 0 < metrics["mean_shift"] < 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["weight_rounding=up", "adjustment.damping=0", "adjustment.num_images=0", "bias_correction=1"],
+)
+def test_settings_that_mean_nothing_are_refused(configured: Configure, setting: str) -> None:
+    with pytest.raises(ConfigurationError, match=setting.split("=")[0]):
+        configured("calibrate", f"calibrate.{setting}")

@@ -76,6 +76,7 @@ class FakeQuantized(nn.Module):
     Attributes:
         enabled: False computes in float.
         weight_ranges: ``fixed``: as calibrated; ``current``: the largest weights of the moment.
+        bias_correction: (C_out,), added to the bias in INT8 only, or None.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class FakeQuantized(nn.Module):
         activation: TensorScale,
         weight: TensorScale | None,
         weight_ranges: WeightRanges,
+        bias_correction: Tensor | None,
     ):
         super().__init__()
         self.enabled = True
@@ -98,6 +100,7 @@ class FakeQuantized(nn.Module):
         self.register_buffer("_input_amax", torch.tensor(activation.amax), persistent=False)
         ranges = None if weight is None else torch.tensor(weight.amax)
         self.register_buffer("_weight_amax", ranges, persistent=False)
+        self.register_buffer("bias_correction", bias_correction, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Maps (B, C_in, H, W) to (B, C_out, H', W') as the operation does."""
@@ -116,9 +119,15 @@ class FakeQuantized(nn.Module):
             assert self.weight_scale is not None
             axis, level = self.weight_scale.axis, self.weight_scale.max_level
             return self._compute(
-                values, fake_quantize(weight, self.weight_amax(), axis, level), self.bias
+                values, fake_quantize(weight, self.weight_amax(), axis, level), self._corrected()
             )
         return self._compute(values, None, None)
+
+    def _corrected(self) -> Tensor | None:
+        correction = cast(Tensor | None, self.bias_correction)
+        if self.bias is None or correction is None:
+            return self.bias
+        return self.bias + correction
 
     def weight_amax(self) -> Tensor:
         """Returns the weight ranges in use, (C_out,) or (1,)."""
@@ -157,7 +166,9 @@ def quantize(
         parent_path, _, leaf = name.rpartition(".")
         operation = _operation(copied, name)
         activation, weight = _ranges_of(operation, name, scales)
-        replacement = FakeQuantized(operation, activation, weight, weight_ranges).to(device)
+        correction = _correction_of(operation, name, scales)
+        replacement = FakeQuantized(operation, activation, weight, weight_ranges, correction)
+        replacement.to(device)
         replacement.train(operation.training)
         setattr(copied.get_submodule(parent_path), leaf, replacement)
     return copied
@@ -194,6 +205,20 @@ def _ranges_of(
             hint=hint,
         )
     return activation, weight
+
+
+def _correction_of(operation: nn.Module, name: str, scales: ScaleCache) -> Tensor | None:
+    values = scales.bias_corrections.get(name)
+    if values is None:
+        return None
+    bias = getattr(operation, "bias", None)
+    channels = 0 if bias is None else len(bias)
+    if len(values) != channels:
+        raise ArtifactError(
+            f"operation '{name}' has {channels} biases and {len(values)} corrections of them",
+            hint="calibrate this model",
+        )
+    return torch.tensor(values)
 
 
 def quantized_operations(network: nn.Module) -> dict[str, FakeQuantized]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
+from quantpipe.settings.adjustment import AdjustmentSettings, WeightRounding
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.recipe import BatchSize
@@ -45,6 +46,9 @@ class CalibrateConfig:
     from_checkpoint: Path | None
     bootstrap: Annotated[int, Between(0, 100_000)]
     max_spread: Annotated[float, Between(0, open_low=True)]
+    bias_correction: bool
+    weight_rounding: WeightRounding
+    adjustment: AdjustmentSettings
 
     def __post_init__(self) -> None:
         if self.method == "percentile" and self.percentile is None:
@@ -108,9 +112,10 @@ def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Folds BatchNorm, collects ranges, writes the deployable checkpoint and its scales."""
+    """Folds BatchNorm, collects ranges, fits to INT8, writes checkpoint and scales."""
     import torch
 
+    from quantpipe.assembly.adjustment import fit_to_int8
     from quantpipe.assembly.calibration import CalibrationImages
     from quantpipe.assembly.images import sample
     from quantpipe.assembly.networks import require_classes, with_weights
@@ -129,7 +134,6 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     network = network if trained.form == "deploy" else fold_batch_norm(network)
     network = network.to(context.device).eval()
     checkpoint = with_weights(trained, network, form="deploy")
-    save_checkpoint(outputs["checkpoint"], checkpoint)
 
     size = trained.image_size
     example = torch.zeros(1, 3, size, size, device=context.device)
@@ -153,11 +157,26 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         data_digest=dataset.subset(chosen).fingerprint(None),
         preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
     )
+    fitted = fit_to_int8(
+        network,
+        cache,
+        dataset.subset(chosen),
+        image_size=size,
+        batch_size=config.batch_size,
+        bias_correction=config.bias_correction,
+        weight_rounding=config.weight_rounding,
+        settings=config.adjustment,
+        context=context,
+    )
+    checkpoint = with_weights(checkpoint, fitted.network)
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+    cache = replace(fitted.scales, weights_digest=checkpoint.weights_digest)
     save_scales(outputs["scales"], cache)
     return {
         "num_images": len(chosen),
         "num_operations": len(amax),
         "method": method,
+        **fitted.metrics,
     }
 
 
