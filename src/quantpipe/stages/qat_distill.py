@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
-from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
-from quantpipe.settings.recipe import (
-    AugmentationSettings,
-    BatchSize,
-    Epochs,
-    LogFolder,
-    LossSettings,
-    NotNegative,
-    NumWorkers,
-    Patience,
-    Positive,
-    ScheduleSettings,
-    Select,
-    augmentation,
-    check_log,
-    log_folder,
-    recipe,
-    workers,
-)
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.data import data_content, open_split
+from quantpipe.settings.recipe import NotNegative, Positive
+from quantpipe.settings.training import TrainingSettings, check_training
 
 if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
@@ -48,34 +30,17 @@ class DistillationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QatDistillConfig:
+class QatDistillConfig(TrainingSettings):
     """Settings of the stage; see ``conf/stage/qat_distill.yaml``."""
 
-    trainer: TrainerSettings
-    data: DataSettings
-    epochs: Epochs
-    batch_size: BatchSize
-    lr: Positive
     weight_ranges: Literal["fixed", "current"]
     box_loss: Literal["giou", "siou"]
     distillation: DistillationSettings
-    schedule: ScheduleSettings
-    loss: LossSettings
-    augmentation: AugmentationSettings
-    validate_every: Annotated[int, Between(1)]
-    patience: Patience
-    select: Select
-    tensorboard: LogFolder
-    save_every: Annotated[int, Between(1), ExecutionOnly()]
-    num_workers: NumWorkers
-    cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def check(config: QatDistillConfig) -> None:
-    """Finds missing data and a missing library."""
-    check_data(config.data)
-    check_log(config.tensorboard)
-    check_batch(config.batch_size, config.trainer)
+    """Finds missing data, a missing library, and a batch that cannot be shared."""
+    check_training(config)
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
@@ -131,48 +96,24 @@ def _fit(
     context: Context,
 ) -> TrainResult:
     from quantpipe.assembly.networks import require_classes
-    from quantpipe.assembly.training import Distillation, TrainingJob, fit
+    from quantpipe.assembly.training import Distillation, fit
     from quantpipe.detector.checkpoint import restore_detector
 
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
     require_classes(teacher, dataset.class_names, inputs["teacher"].path)
-    numbers = recipe(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        box_loss=config.box_loss,
-        schedule=with_precision(config.schedule, config.trainer),
-        loss=config.loss,
-    )
-    job = TrainingJob(
-        detector=student,
-        recipe=numbers,
-        dataset=dataset,
+    return fit(
+        config,
+        student,
+        dataset,
+        held_out,
+        context,
         image_size=loaded.checkpoint.image_size,
-        augmentation=augmentation(config.augmentation),
-        seed=context.seed,
-        device=context.device,
-        num_workers=workers(config.num_workers, context.device),
-        cache_mib=config.cache_mib,
-        masks=None,
+        box_loss=config.box_loss,
         distillation=Distillation(
             teacher=restore_detector(teacher), settings=vars(config.distillation)
         ),
-        validate_every=config.validate_every,
-        patience=config.patience,
-        save_every=config.save_every,
-        progress_folder=context.progress_folder,
-        description=context.step,
-    )
-    return fit(
-        job,
-        held_out,
-        context,
-        tensorboard=log_folder(config.tensorboard, context.step),
-        num_ranks=config.trainer.devices,
-        timeout_seconds=config.trainer.timeout_s,
     )
 
 
