@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.along import Job, follow, lead
+from tests.distributed.along import Job, add_to_copy, follow, lead
 from tests.training.conftest import _RECIPE
 
 from quantpipe.distributed.ranks import run_together
@@ -63,6 +63,19 @@ def test_two_ranks_resume_where_they_were_stopped(tmp_path: Path) -> None:
     resumed = together(Job(RECIPE, tmp_path / "b"))
     for name, tensor in unbroken.weights.items():
         torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_other_ranks_work_on_copies(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    run_together(
+        lambda team: team.sum(torch.zeros(1)),
+        add_to_copy,
+        weight,
+        size=2,
+        device="cpu",
+        timeout_seconds=60,
+    )
+    assert weight.tolist() == [0, 0, 0, 0]
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import signal
@@ -42,7 +43,7 @@ def run_together(
     Args:
         lead: What rank 0 does; its result is returned.
         follow: What the others do; pickled by name.
-        job: Its argument; pickled too.
+        job: Its argument; pickled too. The others get copies of its tensors.
         size: Ranks; 1 starts nothing.
         device: ``cpu`` or ``cuda``.
         timeout_seconds: How long a rank may let the others wait.
@@ -146,6 +147,8 @@ def _run_rank(number: int, place: _Place, follow: Follow, job: Any, errors: Conn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides when to stop
     from quantpipe.distributed.fabric_team import joined
 
+    # Tensors arrive in memory shared with the leader, who goes on only after all have joined.
+    job = copy.deepcopy(job)
     try:
         with (
             _share_of_threads(place.size),
