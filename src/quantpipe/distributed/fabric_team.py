@@ -108,6 +108,12 @@ class FabricTeam:
         total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
         return total
 
+    def max(self, values: Tensor) -> Tensor:
+        """The largest over ranks."""
+        largest = values.detach().clone()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return largest
+
     def share(self, value: Any) -> Any:
         """What rank 0 gave."""
         return self._fabric.broadcast(value)

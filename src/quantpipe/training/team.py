@@ -24,6 +24,10 @@ class Team(Protocol):
         """The sum over all ranks, on every rank; gradients flow back to all of them."""
         ...
 
+    def max(self, values: Tensor) -> Tensor:
+        """The largest over all ranks, element by element, on every rank; without gradients."""
+        ...
+
     def share(self, value: Any) -> Any:
         """What rank 0 gave, on every rank."""
         ...
@@ -36,6 +40,10 @@ class Alone:
     size = 1
 
     def sum(self, values: Tensor) -> Tensor:
+        """Returns ``values``."""
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
         """Returns ``values``."""
         return values
 
