@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantpipe.quantization.rounding import fake_quantize
+from quantpipe.quantization.rounding import along, inside, round_to
 
 
 def learned_fake_quantize(
@@ -23,7 +23,7 @@ def learned_fake_quantize(
     num_values: int,
     lr_factor: float = 1.0,
 ) -> Tensor:
-    """Rounds as :func:`fake_quantize` does at ``amax = step * max_level``; both get a gradient.
+    """Rounds as :func:`~.rounding.fake_quantize` at amax = step * max_level; both get a gradient.
 
     With s the step and Q the largest integer, the result r is s * round(clip(v / s, -Q, Q)), and
 
@@ -59,21 +59,18 @@ class _LearnedStep(torch.autograd.Function):
         max_level: int,
         gradient_scale: float,
     ) -> Tensor:
-        rounded = fake_quantize(values, step * max_level, axis, max_level)
+        rounded = round_to(values, step * max_level, axis, max_level)
         context.save_for_backward(values, step, rounded)
         context.axis, context.max_level, context.gradient_scale = axis, max_level, gradient_scale
         return rounded
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         values, step, rounded = context.saved_tensors
-        axis, dimensions = context.axis, list(range(values.ndim))
-        if axis is not None:
-            dimensions.remove(axis)
-            step = step.view([-1 if d == axis else 1 for d in range(values.ndim)])
-        inside = values.abs() < step * context.max_level
-        # Outside, the rounded value is -Q s or Q s, so s times equation 3 is the value itself.
-        slope = torch.where(inside, rounded - values, rounded).mul_(gradient)
-        by_step = (slope.sum(dimensions, keepdim=True) / step).flatten() * context.gradient_scale
-        by_values = gradient * inside if context.needs_input_grad[0] else None
-        return by_values, by_step, None, None, None
+        dimensions = [d for d in range(values.ndim) if d != context.axis]
+        step = along(step, context.axis, values.ndim)
+        by_values = inside(values, step * context.max_level).mul_(gradient)
+        # s times equation 3 is the rounded value, less the value itself where that is inside.
+        slopes = (gradient * rounded).addcmul_(by_values, values, value=-1.0)
+        by_step = (slopes.sum(dimensions, keepdim=True) / step).flatten()
+        return by_values, by_step * context.gradient_scale, None, None, None

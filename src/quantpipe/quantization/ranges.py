@@ -181,8 +181,9 @@ class AveragedRange(Range):
 
     @torch.no_grad()
     def _look_at(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values)
-        self.seen.copy_(torch.maximum(self.seen, torch.maximum(high, -low).float()))
+        # Two passes that are vectorised on processors, where aminmax is not.
+        largest = torch.maximum(values.amax(), -values.amin())
+        self.seen.copy_(torch.maximum(self.seen, largest.float()))
 
 
 def _replaced(scale: TensorScale, amax: Tensor, method: str) -> TensorScale:
