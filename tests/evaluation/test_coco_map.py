@@ -1,87 +1,19 @@
-import contextlib
 import copy
-import io
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from tests.evaluation.random_boxes import (
+    CATEGORY_IDS,
+    Rows,
+    Truth,
+    pycocotools_stats,
+    random_detections,
+    random_truth,
+)
 
 from quantpipe.errors import DataError, NumericalError
 from quantpipe.evaluation.coco_map import CocoEvaluator, MapResult
-
-Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, labels
-Truth = dict[str, list[dict[str, Any]]]
-
-CATEGORY_IDS = (3, 7, 1)  # not sorted: label 0 is category 3
-
-
-def _ground_truth(rng: np.random.Generator, num_images: int = 12) -> Truth:
-    annotations: list[dict[str, Any]] = []
-    for image_id in range(1, num_images + 1):
-        for _ in range(rng.integers(0, 8)):
-            x, y = rng.uniform(0, 400, 2)
-            width, height = rng.uniform(8, 160, 2)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(rng.choice(CATEGORY_IDS)),
-                    "bbox": [x, y, width, height],
-                    "area": width * height,
-                    "iscrowd": int(rng.random() < 0.1),
-                }
-            )
-    return {
-        "images": [{"id": n, "width": 640, "height": 640} for n in range(1, num_images + 1)],
-        "categories": [{"id": n, "name": f"class {n}"} for n in (1, 3, 7)],
-        "annotations": annotations,
-    }
-
-
-def _detections(rng: np.random.Generator, truth: Truth) -> dict[int, Rows]:
-    """Jittered true boxes of right and wrong classes, and noise, by image."""
-    found = {}
-    for image in truth["images"]:
-        own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-        rows = []
-        for annotation in own:
-            x, y, width, height = annotation["bbox"]
-            for _ in range(3):
-                left, top = np.add((x, y), rng.normal(0, 6, 2))
-                label = CATEGORY_IDS.index(annotation["category_id"])
-                label = label if rng.random() < 0.8 else int(rng.integers(3))
-                rows.append([left, top, left + width, top + height, rng.random(), label])
-        for _ in range(4):
-            left, top = rng.uniform(0, 400, 2)
-            rows.append([left, top, left + 40, top + 40, rng.random() * 0.5, rng.integers(3)])
-        table = np.array(rows, dtype=np.float64)
-        found[image["id"]] = (table[:, :4], table[:, 4], table[:, 5].astype(int))
-    return found
-
-
-def _pycocotools_stats(truth: Truth, found: dict[int, Rows]) -> NDArray[np.float64]:
-    results = [
-        {
-            "image_id": image_id,
-            "category_id": CATEGORY_IDS[label],
-            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-            "score": score,
-        }
-        for image_id, (boxes, scores, labels) in found.items()
-        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels, strict=True)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
-        reference.dataset = copy.deepcopy(truth)
-        reference.createIndex()
-        evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return np.asarray(evaluation.stats)
 
 
 def _evaluate(truth: Truth, found: dict[int, Rows], by_size: bool = True) -> MapResult:
@@ -94,15 +26,15 @@ def _evaluate(truth: Truth, found: dict[int, Rows], by_size: bool = True) -> Map
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(seed)
-    truth = _ground_truth(rng)
-    found = _detections(rng, truth)
+    truth = random_truth(rng)
+    found = random_detections(rng, truth)
     untouched = copy.deepcopy(truth)
     result = _evaluate(truth, found)
     assert capsys.readouterr().out == ""
     assert truth == untouched
     measured = [result.map, result.map50, result.map75, result.small, result.medium, result.large]
     defined = np.array([-1.0 if value is None else value for value in measured])
-    np.testing.assert_allclose(defined, _pycocotools_stats(truth, found)[:6], atol=1e-12)
+    np.testing.assert_allclose(defined, pycocotools_stats(truth, found)[:6], atol=1e-12)
     assert result.num_images == 12
     assert result.num_detections == sum(len(boxes) for boxes, _, _ in found.values())
     assert result.map == pytest.approx(np.mean(list(result.per_class.values())))
@@ -110,8 +42,8 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_without_sizes_the_rest_is_the_same() -> None:
     rng = np.random.default_rng(9)
-    truth = _ground_truth(rng)
-    found = _detections(rng, truth)
+    truth = random_truth(rng)
+    found = random_detections(rng, truth)
     full, quick = _evaluate(truth, found), _evaluate(truth, found, by_size=False)
     assert (quick.map, quick.map50, quick.per_class) == (full.map, full.map50, full.per_class)
     assert (quick.small, quick.medium, quick.large) == (None, None, None)
@@ -119,11 +51,11 @@ def test_without_sizes_the_rest_is_the_same() -> None:
 
 def test_zero_and_duplicate_ids_and_missing_fields_change_nothing() -> None:
     rng = np.random.default_rng(2)
-    truth = _ground_truth(rng)
+    truth = random_truth(rng)
     for annotation in truth["annotations"]:
         annotation["iscrowd"] = 0
-    found = _detections(rng, truth)
-    expected = _pycocotools_stats(truth, found)
+    found = random_detections(rng, truth)
+    expected = pycocotools_stats(truth, found)
     damaged = copy.deepcopy(truth)
     for annotation in damaged["annotations"]:
         annotation["id"] = 0

@@ -126,6 +126,35 @@ class CocoEvaluator:
         Raises:
             DataError: No image was added, or the added ones show no object to find.
         """
+        evaluation = self._matched(by_size=self._by_size)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+        # (IoU thresholds, recalls, categories, areas), at 100 detections an image
+        precision = evaluation.eval["precision"][..., -1]
+        num_found = sum(map(len, self._found.values()))
+        return self._summarised(precision, len(self._found), num_found)
+
+    def matches(self) -> list[list[dict[str, Any] | None]]:
+        """Returns pycocotools' records of what matched, by category and by image as added.
+
+        A record holds ``dtScores`` (D,), ``dtMatches`` and ``dtIgnore`` (IoU thresholds, D), at
+        100 detections an image, and ``gtIgnore`` (G,). It is None where an image has neither an
+        object nor a detection of the category.
+
+        Raises:
+            DataError: No image was added, or the added ones show no object to find.
+        """
+        evaluation = self._matched(by_size=False)
+        places = {image_id: place for place, image_id in enumerate(evaluation.params.imgIds)}
+        order = [places[image_id] for image_id in self._found]
+        records, num_images = evaluation.evalImgs, len(order)
+        return [
+            [records[first + place] for place in order]
+            for first in range(0, len(records), num_images)
+        ]
+
+    def _matched(self, *, by_size: bool) -> COCOeval:
+        """Detections matched to objects, nothing accumulated yet."""
         images = [self._images[image_id] for image_id in self._found]
         truth = [box for image_id in self._found for box in self._truth.get(image_id, ())]
         found = [box for boxes in self._found.values() for box in boxes]
@@ -141,14 +170,11 @@ class CocoEvaluator:
                 "bbox",
             )
             evaluation.params.catIds = sorted(self._category_ids.tolist())
-            if not self._by_size:
+            if not by_size:
                 evaluation.params.areaRng = evaluation.params.areaRng[:1]
                 evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
             evaluation.evaluate()
-            evaluation.accumulate()
-        # (IoU thresholds, recalls, categories, areas), at 100 detections an image
-        precision = evaluation.eval["precision"][..., -1]
-        return self._summarised(precision, len(images), len(found))
+        return evaluation
 
     def _summarised(
         self, precision: NDArray[np.float64], num_images: int, num_detections: int
