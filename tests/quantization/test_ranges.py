@@ -110,6 +110,12 @@ def test_tensors_that_meet_in_a_concat_train_one_range(
             assert amax != scales.scales[f"{min(group)}.input"].amax
 
 
+def step_gradient(quantized: nn.Module, name: str) -> float:
+    step = quantized_operations(quantized)[name].input_range.get_parameter("step")
+    assert step.grad is not None
+    return float(step.grad)
+
+
 def test_a_shared_step_gets_the_gradients_of_all_its_readers(
     network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
 ) -> None:
@@ -118,10 +124,8 @@ def test_a_shared_step_gets_the_gradients_of_all_its_readers(
     for quantized in (together, apart):
         quantized(batches[0]).square().mean().backward()
     for group in GROUPS:
-        operations = [quantized_operations(apart)[name] for name in group]
-        alone = sum(float(o.input_range.get_parameter("step").grad) for o in operations)  # type: ignore[arg-type]
-        shared = quantized_operations(together)[next(iter(group))].input_range
-        assert float(shared.get_parameter("step").grad) == pytest.approx(alone, rel=1e-4)  # type: ignore[arg-type]
+        alone = sum(step_gradient(apart, name) for name in group)
+        assert step_gradient(together, min(group)) == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize("rule", [LEARNED, AVERAGED], ids=["learned", "ema"])

@@ -42,8 +42,9 @@ def test_values_and_gradients_are_those_of_torchs_kernel(
     assert torch.equal(round_to(ours.detach(), ranges, axis, LEVEL), expected)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     (found * weights).sum().backward()  # type: ignore[no-untyped-call]
-    (expected * weights).sum().backward()
+    (expected * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert ours.grad is not None
+    assert theirs.grad is not None
     assert torch.equal(ours.grad, theirs.grad)
     assert 0 < int((ours.grad == 0).sum()) < ours.numel()
     assert torch.equal(ours.detach(), values())
