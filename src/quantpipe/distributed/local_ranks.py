@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import signal
@@ -140,6 +141,8 @@ def _run_rank(number: int, place: _Place, follow: Follow, job: Any, errors: Conn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides when to stop
     from quantpipe.distributed.fabric_team import joined
 
+    # Tensors arrive in memory shared with the leader, who goes on only after all have joined.
+    job = copy.deepcopy(job)
     try:
         with (
             _share_of_threads(place.size),
