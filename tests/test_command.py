@@ -45,7 +45,7 @@ WRONG = {
     "percentile=99": "did you mean 'calibrate.percentile'?",
     "train_repopt.search.epoch=1": "did you mean 'train_repopt.search.epochs'?",
     "epochs=3": "did you mean 'train_repopt.epochs' or",
-    "+calibrate.foo=1": "calibrate.foo: there is no such setting; known: batch_size, data,",
+    "+calibrate.foo=1": "calibrate.foo: there is no such setting; known: batch_size, bootstrap,",
     "+foo=1": "foo: pipeline repopt_qat has no such key",
     "calibrate.percentile.x=1": "calibrate.percentile is a value, not a group of settings",
     "calibrate={nu: 3}": "calibrate.nu: there is no such setting",
@@ -57,7 +57,7 @@ WRONG = {
     "calibrate.stage=calibrat": "calibrate.stage: 'calibrat' is no stage; "
     "did you mean 'calibrate'?",
     "calibrate.method=entropi": "calibrate.method: 'entropi' is not one of max, percentile, "
-    "entropy, mse; did you mean 'entropy'?",
+    "entropy, mse, auto; did you mean 'entropy'?",
     "device=gpu": "device: 'gpu' is not one of auto, cpu, cuda; did you mean 'cpu'?",
     # values
     "calibrate.percentile=200": "calibrate.percentile: 200 is not above 0 and at most 100",
@@ -68,6 +68,11 @@ WRONG = {
     "partial_quant.quant_boundary=59": "partial_quant.quant_boundary: 59 is past the last of "
     "the model's 59 operations; give 0 to 58",
     "partial_quant.quant_boundary=-1": "partial_quant.quant_boundary: -1 is not at least 0",
+    "partial_quant.quant_boundary=atuo": "partial_quant.quant_boundary: 'atuo' is not auto or a "
+    "whole number",
+    "partial_quant.max_map_drop=null": "partial_quant.max_map_drop: nothing bounds the search",
+    "partial_quant.objective=speed": "partial_quant.objective: 'speed' is not one of accuracy, "
+    "latency",
     "seed=-1": "seed: -1 is not between 0 and 2147483647",
     "seed=1.5": "seed: 1.5 is not a whole number",
     "debug=maybe": "debug: 'maybe' is not true or false",

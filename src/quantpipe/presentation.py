@@ -99,6 +99,7 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
                 image_size=measured["image_size"],
                 map=measured["map"],
                 map50=measured["map50"],
+                agreement=measured["agreement"],
                 latency={int(batch): times for batch, times in measured["latency"].items()},
                 size_mb=measured["size_mb"],
                 float_layers=measured["float_layers"],
@@ -132,13 +133,12 @@ def _write_report(plan: Plan, records: Sequence[StepRecord], summary: Summary, p
         for record in records
         for name, artifact in record.artifacts.items()
     }
-    boundary = _boundary(records)
     report = Report(
         summary=summary,
         charts=charts(
             summary,
             table=files.get(("sensitivity", "table")),
-            boundary=boundary,
+            plan=files.get(("partial_quant", "plan")),
             histories={s: p for (s, name), p in files.items() if name == "history"},
         ),
         examples=examples(files.get(("evaluate", "examples"))),
@@ -146,14 +146,6 @@ def _write_report(plan: Plan, records: Sequence[StepRecord], summary: Summary, p
         provenance={record.step: record.key for record in records},
     )
     write_report(path, report)
-
-
-def _boundary(records: Sequence[StepRecord]) -> int | None:
-    for record in records:
-        if record.stage == "partial_quant":
-            boundary: int = record.metrics["quant_boundary"]
-            return boundary
-    return None
 
 
 def _settings(plan: Plan) -> dict[str, Mapping[str, Any]]:

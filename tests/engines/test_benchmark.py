@@ -49,6 +49,7 @@ def test_percentiles_are_of_the_counted_rounds_in_milliseconds() -> None:
         expected = np.percentile(values, [50, 95, 99])
         found = result[name]
         np.testing.assert_allclose([found.p50, found.p95, found.p99], expected, rtol=1e-6)
+        assert found.fastest == pytest.approx(values.min())
         assert found.mean == pytest.approx(values.mean())
         assert found.num_runs == 50
 

@@ -12,7 +12,9 @@ import pytest
 
 from quantpipe.engines.engine import build_engine, float_layers, load_engine
 from quantpipe.engines.engine_file import read_engine_file, write_engine_file
+from quantpipe.engines.profile import operation_times
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.export.graph_operations import operation_aliases
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -130,3 +132,23 @@ def test_two_engines_live_side_by_side(
     two.run(images)
     two.close()
     np.testing.assert_array_equal(one.run(images), before)
+
+
+@BOTH
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_a_profile_lists_each_layer_once_and_leaves_the_engine_as_it_is(
+    tiny: Any, name: str, precision: str, float_onnx: Path, int8_onnx: Path
+) -> None:
+    source = int8_onnx if precision == "int8" else float_onnx
+    engine = load_engine(name, _built(tiny, name, source, precision=precision))
+    images = tiny.images(4)
+    before = engine.run(images)
+    layers = engine.profile(images, 5)
+    times = operation_times(layers, operation_aliases(tiny.model()))
+    assert set(times.milliseconds) == {"stem", "head"}
+    assert all(time > 0 for time in times.milliseconds.values())
+    assert times.total == pytest.approx(sum(layer.milliseconds for layer in layers))
+    assert sorted(layer.name for layer in engine.profile(images, 1)) == sorted(
+        layer.name for layer in layers
+    )
+    np.testing.assert_array_equal(engine.run(images), before)

@@ -154,6 +154,15 @@ def test_layers_are_read_from_both_forms_of_the_inspector(
     ]
 
 
+@pytest.mark.parametrize("version", [OLD, TYPED, NEW])
+def test_the_profiler_is_told_the_layers_of_each_run(tiny: Any, source: Any, version: str) -> None:
+    engine, _ = _engine(tiny, source, version)
+    images = tiny.images(4)
+    layers = engine.profile(images, 3)
+    assert {layer.name: layer.milliseconds for layer in layers} == fakes.LAYER_MILLISECONDS
+    np.testing.assert_allclose(engine.run(images), fakes.function(images), rtol=1e-6)
+
+
 def test_no_gpu_memory_names_the_call(tiny: Any, source: Any) -> None:
     with pytest.raises(MachineError, match="cudaMalloc"):
         _engine(tiny, source, memory=100)

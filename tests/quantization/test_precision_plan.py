@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.quantization.precision_plan import (
+    OperationReason,
+    PlanLatency,
+    PlanPoint,
     PrecisionPlan,
     all_int8,
+    explained,
     load_plan,
     plan_from_boundary,
     save_plan,
@@ -58,17 +65,65 @@ def test_round_trip(tmp_path: Path, table: SensitivityTable) -> None:
     assert load_plan(tmp_path / "plan.json") == plan
 
 
+def test_round_trip_of_all_that_was_predicted_and_measured(
+    tmp_path: Path, table: SensitivityTable
+) -> None:
+    times = dict.fromkeys(NAMES, 0.25)
+    plan = explained(
+        plan_from_boundary(table, 1),
+        drops=dict.fromkeys(NAMES, 0.001),
+        int8_ms=times,
+        float_ms=times,
+    )
+    assert plan.predicted_drop == 0.002
+    assert plan.why["backbone.stem"] == OperationReason(
+        rank=2, score=0.40, predicted_drop=0.001, int8_ms=0.25, float_ms=0.25
+    )
+    point = PlanPoint(num_float=2, map=0.4, drop=0.1, low=0.05, high=0.2, agreement=None)
+    latency = PlanLatency(
+        engine="openvino", batch_size=1, predicted=2.0, measured=2.5, all_int8=2.0, all_float=4.0
+    )
+    plan = replace(plan, measured=point, latency=latency, curve=(point,))
+    save_plan(tmp_path / "plan.json", plan)
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_plan_of_an_older_release_says_what_to_do(tmp_path: Path) -> None:
+    old = '{"format": "quantpipe-plan", "version": 1, "operations": {"a": "int8"}, "reason": ""}'
+    (tmp_path / "plan.json").write_text(old)
+    with pytest.raises(ArtifactError, match="version 1 is not known; this release reads version 2"):
+        load_plan(tmp_path / "plan.json")
+
+
+GOOD = {"name": "a", "precision": "int8", "why": None}
+
+
 @pytest.mark.parametrize(
-    "text",
+    "changes",
     [
-        "",
-        "[]",
-        '{"format": "quantpipe-plan", "version": 2}',
-        '{"format": "quantpipe-plan", "version": 1, "operations": {"a": "int4"}, "reason": ""}',
-        '{"format": "quantpipe-plan", "version": 1, "operations": ["a"], "reason": ""}',
+        {"version": 3},
+        {"operations": {"a": "int8"}},
+        {"operations": ["a"]},
+        {"operations": [{**GOOD, "precision": "int4"}]},
+        {"operations": [GOOD, GOOD]},
+        {"operations": [{**GOOD, "why": {"rank": 0}}]},
+        {"curve": [{"num_float": 0}]},
+        {"measured": 1},
+        {"reason": None},
     ],
 )
-def test_damage_is_refused(tmp_path: Path, text: str) -> None:
+def test_damage_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    document = PrecisionPlan(operations={"a": "int8"}, reason="").to_document()
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    load_plan(path)
+    path.write_text(json.dumps({**document, **changes}))
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"plan\.json"):
         load_plan(tmp_path / "plan.json")

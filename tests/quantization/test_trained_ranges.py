@@ -70,3 +70,9 @@ def test_refreshed_scales_reproduce_ranges_that_follow(
     fresh = quantize(network, refresh_weight_scales(scales, network, weights_digest="new"))
     with torch.no_grad():
         assert torch.equal(current(batches[0]), fresh(batches[0]))
+
+
+def test_bias_corrections_outlast_training(network: SmallNetwork, scales: ScaleCache) -> None:
+    corrected = dataclasses.replace(scales, bias_corrections={"left": (0.1,) * 5})
+    trained = scales_after_training(corrected, quantize(network, corrected), weights_digest="new")
+    assert trained.bias_corrections == corrected.bias_corrections

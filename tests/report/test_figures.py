@@ -5,8 +5,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from quantpipe.report.figures import (
+    CurvePoint,
     SensitivityBar,
     accuracy_latency_chart,
+    plan_curve_chart,
     sensitivity_chart,
     training_chart,
 )
@@ -51,6 +53,16 @@ def test_sensitivity_of_many_decades_is_logarithmic_with_plain_ticks() -> None:
 def test_sensitivity_without_errors_or_rows() -> None:
     bare = [SensitivityBar(name="a", harm=1.0, standard_error=None, is_float=False)]
     assert "a" in _texts(sensitivity_chart(bare, boundary=0, harm_label="harm"))
+
+
+def test_the_plan_curve_marks_every_measured_plan_and_the_one_taken() -> None:
+    points = [
+        CurvePoint(num_float=number, drop=drop, low=drop - 0.002, high=drop + 0.003)
+        for number, drop in ((0, 0.012), (7, 0.004), (14, 0.001))
+    ]
+    svg = plan_curve_chart(points, chosen=7)
+    assert {"0", "7", "14", "taken", "loss of mAP 50:95, points"} <= set(_texts(svg))
+    assert svg == plan_curve_chart(points, chosen=7)
 
 
 def test_accuracy_latency_labels_every_measured_variant(summary: Summary) -> None:

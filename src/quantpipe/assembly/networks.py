@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.core.stage import Inputs
+from quantpipe.detector.architecture import operation_names
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
 from quantpipe.detector.network import Detector
 from quantpipe.errors import ArtifactError
@@ -63,10 +64,18 @@ def load(checkpoint: Path, *, scales: Path | None, plan: Path | None, device: st
     quantized: nn.Module = network
     if cache is not None:
         cache.require_weights(whole.weights_digest, path=scales)
+        if precision is not None:
+            precision.require_operations(operation_names(whole.architecture), path=plan)
         quantized = quantize(network, cache, precision)
     return Loaded(
         checkpoint=whole, network=network, scales=cache, plan=precision, quantized=quantized
     )
+
+
+def quantized_as(loaded: Loaded, plan: PrecisionPlan) -> nn.Module:
+    """A copy of the float network with the operations of a plan fake-quantized."""
+    assert loaded.scales is not None
+    return quantize(loaded.network, loaded.scales, plan)
 
 
 def with_weights(checkpoint: Checkpoint, network: nn.Module, **changes: object) -> Checkpoint:

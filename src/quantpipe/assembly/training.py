@@ -149,20 +149,28 @@ def _fit(
         return run_together(
             lambda team: _train(job, team, validate, log, context.progress),
             _train_along,
-            job,
+            _Following(job=job, validates=validate is not None),
             size=trainer.devices,
             device=job.device,
             timeout_seconds=trainer.timeout_s,
         )
 
 
-def _train_along(team: Team, job: TrainingJob) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Following:
+    """What the other ranks are told: the job, and whether rank 0 will share scores of it."""
+
+    job: TrainingJob
+    validates: bool
+
+
+def _train_along(team: Team, following: _Following) -> None:
     """What the other ranks do: rank 0 validates, saves and shows for them."""
 
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    _train(job, team, validate, NoLog(), Silent())
+    _train(following.job, team, validate if following.validates else None, NoLog(), Silent())
 
 
 def _train(
@@ -183,7 +191,7 @@ def _train(
         rank=team.rank,
         num_ranks=team.size,
     )
-    device = torch.device("cuda", team.rank) if job.device == "cuda" else torch.device("cpu")
+    device = torch.device("cuda", team.local_rank) if job.device == "cuda" else torch.device("cpu")
     lessons = job.distillation
     return train(
         job.detector,

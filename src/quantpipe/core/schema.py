@@ -201,6 +201,10 @@ def _convert_scalar(hint: type, value: Any, path: str) -> Any:
 def _type_name(hint: Any) -> str:
     names = {float: "a finite number", int: "a whole number", bool: "true or false"}
     names |= {str: "a text", Path: "a path"}
+    if get_origin(hint) is Annotated:
+        return _type_name(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.engines import hardware
+from quantpipe.engines.profile import LayerTime
 from quantpipe.errors import ConfigurationError, MachineError, nearest
 
 Precision = Literal["f32", "half", "int8"]
@@ -86,6 +87,17 @@ class Engine(Protocol):
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the layers that run, with the precision the library chose for each."""
+        ...
+
+    def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
+        """Returns the least time of each layer that runs, over runs on one batch.
+
+        The file that the engine was loaded from has to be there still.
+
+        Args:
+            images: (B, 3, S, S), B one of the engine's batch sizes.
+            num_runs: How many runs are counted; one more before them is not.
+        """
         ...
 
     def close(self) -> None:

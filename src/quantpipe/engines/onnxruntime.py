@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -19,12 +21,14 @@ from quantpipe.engines.engine import (
 )
 from quantpipe.engines.engine_file import (
     EngineFile,
+    EngineHeader,
     header_for,
     read_engine_file,
     require_place,
     write_engine_file,
 )
 from quantpipe.engines.onnx_source import read_onnx_source
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import ArtifactError, MachineError
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -73,24 +77,23 @@ def load(engine_path: Path) -> OnnxRuntimeEngine:
     """
     engine = read_engine_file(engine_path, "onnxruntime")
     require_place(engine_path, engine.header, identity("onnxruntime"))
-    options = _options(engine.header.num_threads)
-    # Optimised once, when built; a second pass has nothing left to find.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = _loading_options(engine.header.num_threads)
     try:
         session = ort.InferenceSession(engine.blobs[_BLOB], options, providers=_PROVIDERS)
     except _FAILURES as error:
         raise MachineError(f"ONNX Runtime cannot load it: {error}", path=engine_path) from error
-    return OnnxRuntimeEngine(session, engine.blobs[_BLOB], engine.header.batch_sizes)
+    return OnnxRuntimeEngine(session, engine.blobs[_BLOB], engine.header)
 
 
 class OnnxRuntimeEngine:
     """A session over an optimised graph."""
 
-    def __init__(self, session: ort.InferenceSession, graph: bytes, batch_sizes: Sequence[int]):
+    def __init__(self, session: ort.InferenceSession, graph: bytes, header: EngineHeader):
         self._session: ort.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
         self._graph = graph
-        self._batch_sizes = tuple(batch_sizes)
+        self._batch_sizes = header.batch_sizes
+        self._num_threads = header.num_threads
 
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
@@ -101,6 +104,20 @@ class OnnxRuntimeEngine:
         model = onnx.load_model_from_string(self._graph)
         types = _element_types(model.graph)
         return tuple(_layer(node, types) for node in model.graph.node)
+
+    def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
+        """Returns the least time of each node; a session counts from its start or not at all."""
+        options = _loading_options(self._num_threads)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = ort.InferenceSession(self._graph, options, providers=_PROVIDERS)
+            for _ in range(num_runs + 1):
+                session.run(None, {self._input: images})
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        layers = [_layer_time(event) for event in events if _is_kernel(event)]
+        size = len(layers) // (num_runs + 1)
+        return fastest_times([layers[at : at + size] for at in range(size, len(layers), size)])
 
     def close(self) -> None:
         """Releases the session."""
@@ -124,6 +141,26 @@ _FAILURES: tuple[type[Exception], ...] = tuple(
         "RuntimeException",
     )
 )
+
+
+_KERNEL = "_kernel_time"
+
+
+def _is_kernel(event: Mapping[str, Any]) -> bool:
+    return event.get("cat") == "Node" and str(event["name"]).endswith(_KERNEL)
+
+
+def _layer_time(event: Mapping[str, Any]) -> LayerTime:
+    """Events are in microseconds."""
+    name = str(event["name"]).removesuffix(_KERNEL)
+    return LayerTime(name=name, milliseconds=float(event["dur"]) / 1e3)
+
+
+def _loading_options(num_threads: int) -> ort.SessionOptions:
+    options = _options(num_threads)
+    # Optimised once, when built; a second pass has nothing left to find.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _options(num_threads: int) -> ort.SessionOptions:

@@ -27,6 +27,7 @@ from quantpipe.engines.engine_file import (
     write_engine_file,
 )
 from quantpipe.engines.onnx_source import OnnxSource, read_onnx_source
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import ArtifactError, MachineError
 
 _DEVICE = "CPU"
@@ -65,29 +66,16 @@ def load(engine_path: Path) -> OpenVinoEngine:
     """
     engine = read_engine_file(engine_path, "openvino")
     require_place(engine_path, engine.header, identity("openvino"))
-    core = ov.Core()
-    compile_settings = _properties(engine.header)
-    try:
-        networks = {
-            size: core.import_model(
-                io.BytesIO(engine.blobs[f"batch{size}"]), _DEVICE, compile_settings
-            )
-            for size in engine.header.batch_sizes
-        }
-    except RuntimeError as error:
-        raise MachineError(
-            f"OpenVINO cannot load it: {_first_line(error)}",
-            path=engine_path,
-            hint="build the engine again here from its ONNX file",
-        ) from error
-    return OpenVinoEngine(networks)
+    networks = {size: _imported(engine_path, engine, size) for size in engine.header.batch_sizes}
+    return OpenVinoEngine(networks, engine_path)
 
 
 class OpenVinoEngine:
     """Compiled networks of static batch sizes, each with one request."""
 
-    def __init__(self, networks: Mapping[int, ov.CompiledModel]):
+    def __init__(self, networks: Mapping[int, ov.CompiledModel], engine_path: Path):
         self._networks = dict(networks)
+        self._path = engine_path
         self._requests = {
             size: network.create_infer_request() for size, network in networks.items()
         }
@@ -102,6 +90,17 @@ class OpenVinoEngine:
         layers = [_layer(operation) for operation in runtime.get_ordered_ops()]
         return tuple(layer for layer in layers if layer.kind not in _NO_WORK)
 
+    def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
+        """Returns the least time of each layer; counting costs time, so another network counts."""
+        engine = read_engine_file(self._path, "openvino")
+        network = _imported(self._path, engine, len(images), {"PERF_COUNT": True})
+        request, names = network.create_infer_request(), _fused_names(network)
+        runs = []
+        for _ in range(num_runs + 1):
+            request.infer([images], share_inputs=True)
+            runs.append(_executed(request, names))
+        return fastest_times(runs[1:])
+
     def close(self) -> None:
         """Releases requests and networks."""
         self._requests.clear()
@@ -112,6 +111,37 @@ class OpenVinoEngine:
         request.infer([images], share_inputs=True)
         # The request owns its output and overwrites it in the next call.
         return np.array(request.get_output_tensor(0).data)
+
+
+def _imported(
+    path: Path, engine: EngineFile, batch_size: int, more: Mapping[str, object] | None = None
+) -> ov.CompiledModel:
+    properties = {**_properties(engine.header), **(more or {})}
+    blob = io.BytesIO(engine.blobs[f"batch{batch_size}"])
+    try:
+        return ov.Core().import_model(blob, _DEVICE, properties)
+    except RuntimeError as error:
+        raise MachineError(
+            f"OpenVINO cannot load it: {_first_line(error)}",
+            path=path,
+            hint="build the engine again here from its ONNX file",
+        ) from error
+
+
+def _fused_names(network: ov.CompiledModel) -> dict[str, str]:
+    """For each executed node the names of the ONNX nodes that are fused into it."""
+    operations = network.get_runtime_model().get_ordered_ops()
+    return {operation.get_friendly_name(): _original_names(operation) for operation in operations}
+
+
+def _executed(request: ov.InferRequest, names: Mapping[str, str]) -> list[LayerTime]:
+    return [
+        LayerTime(
+            name=names.get(info.node_name) or info.node_name,
+            milliseconds=info.real_time.total_seconds() * 1e3,
+        )
+        for info in request.profiling_info
+    ]
 
 
 _NO_WORK = frozenset({"Input", "Output", "Const", "Reorder"})
@@ -142,13 +172,16 @@ def _layer(operation: ov.Node) -> EngineLayer:
     info = operation.get_rt_info()
     kind = str(info["layerType"].astype(str))
     precision = str(info["runtimePrecision"].astype(str))
-    names = str(info["originalLayersNames"].astype(str))
     return EngineLayer(
-        name=names or operation.get_friendly_name(),
+        name=_original_names(operation) or operation.get_friendly_name(),
         kind=kind,
         precision=_PRECISIONS.get(precision, precision),
         quantizable=kind in _QUANTIZABLE,
     )
+
+
+def _original_names(operation: ov.Node) -> str:
+    return str(operation.get_rt_info()["originalLayersNames"].astype(str))
 
 
 def _first_line(error: RuntimeError) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.engine import EngineLayer, Images, Predictions
+from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import MachineError
 
 _FLOAT_BYTES = 4
@@ -79,6 +80,19 @@ class TensorRtEngine:
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         return tuple(_layer(entry) for entry in json.loads(text)["Layers"])
 
+    def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
+        """Returns the least time of each layer, in a context of its own: counting costs time."""
+        context = self._context(len(images))
+        context.set_tensor_address(self._input, self._buffers[0])
+        context.set_tensor_address(self._output, self._buffers[1])
+        context.profiler = profiler = _profiler(self._trt)
+        runs = []
+        for _ in range(num_runs + 1):
+            profiler.layers = []
+            self._execute(context, images)
+            runs.append(profiler.layers)
+        return fastest_times(runs[1:])
+
     def close(self) -> None:
         """Frees the GPU's memory."""
         self._contexts.clear()
@@ -89,7 +103,9 @@ class TensorRtEngine:
         self._buffers = ()
 
     def _run_batch(self, images: Images) -> Predictions:
-        context = self._contexts[len(images)]
+        return self._execute(self._contexts[len(images)], images)
+
+    def _execute(self, context: Any, images: Images) -> Predictions:
         output = np.empty((len(images), *self._row), dtype=np.float32)
         kinds = self._cuda.runtime.cudaMemcpyKind
         device_in, device_out = self._buffers
@@ -123,6 +139,20 @@ class TensorRtEngine:
         if error != self._cuda.runtime.cudaError_t.cudaSuccess:
             raise MachineError(f"CUDA: {function} failed with {error}")
         return results[0] if results else None
+
+
+def _profiler(trt: Any) -> Any:
+    """Returns an ``IProfiler`` that lists the layers of a run as TensorRT reports them."""
+
+    class Layers(trt.IProfiler):  # type: ignore[misc]  # known at run time only
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.layers: list[LayerTime] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.layers.append(LayerTime(name=layer_name, milliseconds=ms))
+
+    return Layers()
 
 
 def _tensor_names(trt: Any, engine: Any) -> tuple[str, str]:

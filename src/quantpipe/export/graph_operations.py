@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import onnx
 import onnx_ir as ir
 
 from quantpipe.errors import ArtifactError, nearest
@@ -11,6 +13,7 @@ from quantpipe.errors import ArtifactError, nearest
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 _WEIGHT = ".weight"
 _REPEAT = "/"  # never part of a module path
+_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Mul", "Clip", "HardSwish", "LeakyRelu"})
 
 
 def repeated_name(operation: str, repeat: int) -> str:
@@ -51,6 +54,75 @@ def require_operations(found: Iterable[str], wanted: Iterable[str]) -> None:
             raise ArtifactError(
                 f"operation '{name}' is not in the ONNX graph", hint=nearest(name, present)
             )
+
+
+def operation_aliases(model: onnx.ModelProto) -> dict[str, str]:
+    """Returns the operation behind each name that a library may give to what computes it.
+
+    That is the name of its node, and the names of the tensors that it and its activation compute,
+    after which ONNX Runtime calls a convolution that it has laid out anew.
+
+    Args:
+        model: A float graph.
+    """
+    names = {}
+    for operation, nodes in operation_nodes(ir.from_proto(model).graph).items():
+        names[operation] = operation
+        for node in nodes:
+            names[str(node.name)] = operation
+            names |= dict.fromkeys(_computed_names(node), operation)
+    return names
+
+
+def _computed_names(node: ir.Node) -> list[str]:
+    """Names of a node's result, and of what an activation that alone reads it makes of it."""
+    value = node.outputs[0]
+    names = [str(value.name)]
+    while (readers := {use.node for use in value.uses()}) and all(
+        reader.op_type in _ACTIVATIONS for reader in readers
+    ):
+        value = max(readers, key=lambda reader: reader.op_type == "Mul").outputs[0]
+        names.append(str(value.name))
+    return names
+
+
+def operation_readers(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
+    """Returns for each operation those that read its result, also through a concat or activation.
+
+    Args:
+        model: A float graph.
+    """
+    nodes = operation_nodes(ir.from_proto(model).graph)
+    operations = {node: name for name, uses in nodes.items() for node in uses}
+    return {name: frozenset(_readers(uses, operations)) for name, uses in nodes.items()}
+
+
+def result_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Returns the elements of each operation's results for one image.
+
+    Args:
+        model: A float graph with the shapes of its tensors, whose first axis is the batch.
+    """
+    nodes = operation_nodes(ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph)
+    return {name: sum(_elements(node.outputs[0]) for node in uses) for name, uses in nodes.items()}
+
+
+def _elements(value: ir.Value) -> int:
+    assert value.shape is not None
+    return math.prod(int(size) for size in value.shape.dims[1:] if isinstance(size, int))
+
+
+def _readers(nodes: Iterable[ir.Node], operations: Mapping[ir.Node, str]) -> set[str]:
+    found: set[str] = set()
+    waiting, seen = list(nodes), set(nodes)
+    while waiting:
+        for use in waiting.pop().outputs[0].uses():
+            if use.node in operations:
+                found.add(operations[use.node])
+            elif use.node not in seen:
+                seen.add(use.node)
+                waiting.append(use.node)
+    return found
 
 
 def graph_inputs(nodes: Mapping[str, list[ir.Node]]) -> dict[str, tuple[str, ...]]:

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -78,6 +79,7 @@ class FakeQuantized(nn.Module):
         enabled: False computes in float.
         activation: The calibrated range of the input.
         weight_scale: The calibrated range of the weight, where there is one.
+        bias_correction: (C_out,), added to the bias in INT8 only, or None.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class FakeQuantized(nn.Module):
         weight: TensorScale | None,
         rule: RangeRule,
         shared_input_range: Range | None,
+        bias_correction: Tensor | None,
     ):
         super().__init__()
         self.enabled = True
@@ -103,6 +106,7 @@ class FakeQuantized(nn.Module):
         self._input_range = own
         self._shared_input_range = (shared_input_range,)
         self._weight_range = None if weight is None else rule.of_weight(weight)
+        self.register_buffer("bias_correction", bias_correction, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Maps (B, C_in, H, W) to (B, C_out, H', W') as the operation does."""
@@ -115,7 +119,7 @@ class FakeQuantized(nn.Module):
     def quantized(self, values: Tensor) -> Tensor:
         """Computes with rounded input and weight, whether enabled or not."""
         weight = self.weight if self._weight_range is None else self._weight_range(self.weight)
-        return self._compute(self.input_range(values), weight, self.bias)
+        return self._compute(self.input_range(values), weight, self._corrected())
 
     @property
     def input_range(self) -> Range:
@@ -123,6 +127,12 @@ class FakeQuantized(nn.Module):
         found = self._shared_input_range[0] or self._input_range
         assert found is not None
         return found
+
+    def _corrected(self) -> Tensor | None:
+        correction = cast(Tensor | None, self.bias_correction)
+        if self.bias is None or correction is None:
+            return self.bias
+        return self.bias + correction
 
     def weight_amax(self) -> Tensor:
         """Returns the weight ranges in use, (C_out,) or (1,)."""
@@ -184,7 +194,10 @@ def quantize_to_train(
         operation = _operation(copied, name)
         activation, weight = _ranges_of(operation, name, scales)
         group = group_of.get(name, frozenset({name}))
-        replacement = FakeQuantized(operation, activation, weight, rule, shared.get(group))
+        correction = _correction_of(operation, name, scales)
+        replacement = FakeQuantized(
+            operation, activation, weight, rule, shared.get(group), correction
+        )
         replacement.to(device).train(operation.training)
         shared.setdefault(group, replacement.input_range)
         setattr(copied.get_submodule(parent_path), leaf, replacement)
@@ -231,6 +244,20 @@ def _ranges_of(
             hint=hint,
         )
     return activation, weight
+
+
+def _correction_of(operation: nn.Module, name: str, scales: ScaleCache) -> Tensor | None:
+    values = scales.bias_corrections.get(name)
+    if values is None:
+        return None
+    bias = getattr(operation, "bias", None)
+    channels = 0 if bias is None else len(bias)
+    if len(values) != channels:
+        raise ArtifactError(
+            f"operation '{name}' has {channels} biases and {len(values)} corrections of them",
+            hint="calibrate this model",
+        )
+    return torch.tensor(values)
 
 
 def quantized_operations(network: nn.Module) -> dict[str, FakeQuantized]:

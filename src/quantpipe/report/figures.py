@@ -104,6 +104,44 @@ def sensitivity_chart(
         return _svg(figure, "sensitivity")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A measured plan: operations in float, drop of mAP as a fraction, and its interval."""
+
+    num_float: int
+    drop: float
+    low: float
+    high: float
+
+
+def plan_curve_chart(points: Sequence[CurvePoint], *, chosen: int) -> str:
+    """Draws the measured loss over the number of operations in float, and the plan taken."""
+    with _style("plan"):
+        figure, axes = _chart(8.6, 3.4)
+        axes.errorbar(
+            [point.num_float for point in points],
+            [100 * point.drop for point in points],
+            yerr=[
+                [100 * max(point.drop - point.low, 0.0) for point in points],
+                [100 * max(point.high - point.drop, 0.0) for point in points],
+            ],
+            fmt="o",
+            color=_INTEGER,
+            ecolor=_INK,
+            elinewidth=1,
+            capsize=2,
+            label="measured, with the 95 % interval over the images",
+        )
+        axes.axvline(chosen, color=_SPLIT, linewidth=1.2, linestyle=(0, (5, 3)), label="taken")
+        axes.axhline(0.0, color=_FAINT, linewidth=1.2)
+        axes.set_xlabel("operations in float")
+        axes.set_ylabel("loss of mAP 50:95, points")
+        axes.set_xticks([point.num_float for point in points])
+        axes.grid()
+        _legend(axes, ncols=2)
+        return _svg(figure, "plan")
+
+
 def accuracy_latency_chart(summary: Summary, batch: str = "b1") -> str | None:
     """Draws accuracy over the median latency of a call; None if nothing was measured for both."""
     points = [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quantpipe.report.figures import (
+    CurvePoint,
     SensitivityBar,
     accuracy_latency_chart,
+    plan_curve_chart,
     sensitivity_chart,
     training_chart,
 )
@@ -16,9 +19,14 @@ from quantpipe.report.html import Chart, Example
 from quantpipe.report.summary import Summary, batch_names
 
 _HARM = {
-    "map": "loss of mAP 50:95 with this operation alone in INT8, points",
-    "output": "noise at the outputs with this operation alone in INT8, share of the signal",
-    "gradient": "estimated noise at the outputs from this operation in INT8",
+    "map": "loss of mAP 50:95, points",
+    "loss": "growth of the detection loss",
+    "output": "error of the outputs",
+    "gradient": "estimated error of the outputs",
+}
+_DIRECTION = {
+    "only": "from this operation alone in INT8",
+    "all_but": "that this operation alone in float would spare the INT8 network",
 }
 
 
@@ -26,7 +34,7 @@ def charts(
     summary: Summary,
     *,
     table: Path | None,
-    boundary: int | None,
+    plan: Path | None,
     histories: Mapping[str, Path],
 ) -> list[Chart]:
     """Returns what can be drawn of a run: accuracy over latency, sensitivity, training.
@@ -34,7 +42,7 @@ def charts(
     Args:
         summary: Of the run.
         table: ``sensitivity.json``, if the run ranked operations.
-        boundary: The last operation of that ranking that was quantized.
+        plan: ``plan.json``, if the run made one.
         histories: ``history.json`` files by stage.
     """
     found = [
@@ -46,7 +54,9 @@ def charts(
         for batch in batch_names(summary)
     ]
     if table is not None:
-        found.append(_sensitivity(table, boundary))
+        found.append(_sensitivity(table, plan))
+    if plan is not None:
+        found.append(_plan_curve(plan))
     for stage, path in histories.items():
         found += _training(stage, path)
     return [chart for chart in found if chart is not None]
@@ -62,20 +72,54 @@ def examples(path: Path | None) -> list[Example]:
     ]
 
 
-def _sensitivity(path: Path, boundary: int | None) -> Chart | None:
+def _sensitivity(path: Path, plan: Path | None) -> Chart | None:
     table = json.loads(path.read_bytes())
     in_points = table["method"] == "map"
+    unit = 100 if in_points else 1
+    kept = set() if plan is None else _float_operations(json.loads(plan.read_bytes()))
     bars = [
         SensitivityBar(
             name=row["name"],
-            harm=100 * row["drop"] if in_points else row["score"],
-            standard_error=row["standard_error"],
-            is_float=boundary is not None and place > boundary,
+            harm=unit * (row["drop"] if in_points else row["score"]),
+            standard_error=None if row["standard_error"] is None else unit * row["standard_error"],
+            is_float=row["name"] in kept,
         )
-        for place, row in enumerate(table["rows"])
+        for row in table["rows"]
     ]
-    svg = sensitivity_chart(bars, boundary=boundary, harm_label=_HARM[table["method"]])
-    return _chart("Sensitivity of the operations", "From harmless to harmful.", svg)
+    label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
+    svg = sensitivity_chart(bars, boundary=_boundary(bars), harm_label=label)
+    return _chart("Sensitivity of the operations", _worth(table), svg)
+
+
+def _worth(table: Mapping[str, Any]) -> str:
+    text = f"From harmless to harmful, on {table['num_images']} images; bars are standard errors."
+    if table["reliability"] is None:
+        return text
+    return f"{text} Rankings by two halves of the images correlate by {table['reliability']:.2f}."
+
+
+def _boundary(bars: Sequence[SensitivityBar]) -> int | None:
+    """The last operation in INT8, where all that are more harmful stay in float, and there are."""
+    num_int8 = sum(not bar.is_float for bar in bars)
+    split = all(bar.is_float for bar in bars[num_int8:]) and 0 < num_int8 < len(bars)
+    return num_int8 - 1 if split else None
+
+
+def _float_operations(plan: Mapping[str, Any]) -> set[str]:
+    return {item["name"] for item in plan["operations"] if item["precision"] == "float"}
+
+
+def _plan_curve(path: Path) -> Chart | None:
+    """What was measured to choose the plan; nothing where it was given."""
+    plan = json.loads(path.read_bytes())
+    if len(plan["curve"]) < 2:
+        return None
+    points = [
+        CurvePoint(**{name: point[name] for name in ("num_float", "drop", "low", "high")})
+        for point in plan["curve"]
+    ]
+    svg = plan_curve_chart(points, chosen=len(_float_operations(plan)))
+    return _chart("Operations in float", f"{plan['reason']}.", svg)
 
 
 def _training(stage: str, path: Path) -> list[Chart | None]:

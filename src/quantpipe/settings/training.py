@@ -20,7 +20,7 @@ from quantpipe.settings.recipe import (
     Select,
     check_log,
 )
-from quantpipe.settings.trainer import TrainerSettings, check_batch
+from quantpipe.settings.trainer import TrainerSettings, check_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +48,4 @@ def check_training(settings: TrainingSettings) -> None:
     """Finds missing data, a missing library, and a batch that cannot be shared evenly."""
     check_data(settings.data)
     check_log(settings.tensorboard)
-    check_batch(settings.batch_size, settings.trainer)
+    check_ranks(settings.batch_size, settings.trainer)

@@ -33,25 +33,21 @@ def content(config: BuildEngineConfig, memo: Path) -> Mapping[str, Any]:  # noqa
 
 def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Builds, loads what was built, and says what its layers run in."""
-    from quantpipe.engines.engine import BuildSettings, build_engine, float_layers, load_engine
+    from quantpipe.assembly.engines import build_settings, typed_source
+    from quantpipe.engines.engine import build_engine, float_layers, load_engine
     from quantpipe.export.onnx_graph import read_graph
 
     engine = config.engine
     source = inputs["onnx"].path
     cache = inputs.get("calibration_cache")
     shape = read_graph(source).graph.input[0].type.tensor_type.shape
-    settings = BuildSettings(
-        precision=config.precision,
-        float_precision=engine.float_precision,
+    settings = build_settings(
+        engine,
+        config.precision,
         image_size=shape.dim[-1].dim_value,
-        batch_sizes=engine.batch_sizes,
-        num_threads=engine.num_threads,
-        workspace_mib=engine.workspace_mib,
-        optimization_level=engine.optimization_level,
         calibration_cache=None if cache is None else cache.path.read_text(),
     )
-    if _takes_types_from_graph(config):
-        source = _as_half(source, outputs["half_onnx"])
+    source = typed_source(engine, config.precision, source, outputs["half_onnx"])
     context.progress.status(f"building with {engine.name}")
     build_engine(engine.name, source, outputs["engine"], settings)
     built = load_engine(engine.name, outputs["engine"])
@@ -68,26 +64,6 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
         "float_layers": [layer.name for layer in float_layers(layers)],
         "layers": [[layer.name, layer.kind, layer.precision] for layer in layers],
     }
-
-
-def _takes_types_from_graph(config: BuildEngineConfig) -> bool:
-    """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
-    from importlib.metadata import version
-
-    from quantpipe.engines.tensorrt_version import tensorrt_version
-
-    floats = config.engine.float_precision if config.precision == "int8" else config.precision
-    if config.engine.name != "tensorrt" or floats != "half":
-        return False
-    return tensorrt_version(version("tensorrt")).types_in_graph
-
-
-def _as_half(source: Path, path: Path) -> Path:
-    from quantpipe.export.half import to_half
-    from quantpipe.export.onnx_graph import read_graph, write_graph
-
-    write_graph(path, to_half(read_graph(source)))
-    return path
 
 
 STAGE = Stage(

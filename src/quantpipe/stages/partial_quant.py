@@ -1,75 +1,217 @@
-"""Chooses which operations stay in float, from the ranking and a boundary."""
+"""Chooses which operations stay in float: by a ranking and a boundary, by budgets, or as given."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly, identity
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.detector.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
+from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
+from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
 from quantpipe.settings.model import ModelSettings, architecture
+from quantpipe.settings.recipe import BatchSize, Count, Fraction, Positive
 
 if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
+    from quantpipe.quantization.precision_plan import PrecisionPlan
     from quantpipe.quantization.sensitivity_table import SensitivityTable
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """How plans are timed."""
+
+    batch_size: BatchSize
+    num_warmup: Count
+    num_runs: Annotated[int, Between(1)]
+    opset: Annotated[int, Between(17, 23)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartialQuantConfig:
-    """Settings of the stage; see ``conf/stage/partial_quant.yaml``."""
+    """Settings of the stage; see ``conf/stage/partial_quant.yaml``.
+
+    Images and engine name the result only where they are used: ``content`` sees to that.
+    """
 
     model: ModelSettings
-    quant_boundary: Annotated[int, Between(0)]
+    data: Annotated[DataSettings, ExecutionOnly()]
+    engine: Annotated[EngineSettings, ExecutionOnly()]
+    objective: Literal["accuracy", "latency"]
+    quant_boundary: Literal["auto"] | int
+    max_map_drop: Fraction | None
+    when_unsure: Literal["int8", "search"]
+    max_latency_ratio: Positive | None
+    max_latency_ms: Positive | None
     table_file: Path | None
+    plan_file: Path | None
+    split: Split
+    num_images: Annotated[int | None, Between(1)]
+    batch_size: BatchSize
+    num_resamples: Annotated[int, Between(100, 100_000)]
+    latency: Annotated[LatencySettings, ExecutionOnly()]
+
+    def __post_init__(self) -> None:
+        boundary = self.quant_boundary
+        if boundary != "auto" and boundary < 0:
+            raise ConfigurationError(f"{boundary} is not at least 0", path="quant_boundary")
+        _check_exclusive(self)
+        _check_budgets(self)
+
+    @property
+    def by_latency(self) -> bool:
+        """Whether the engine's latency decides."""
+        return self.objective == "latency"
+
+    @property
+    def searches(self) -> bool:
+        """Whether plans are measured on images."""
+        return self.plan_file is None and self.quant_boundary == "auto"
+
+
+def _check_exclusive(config: PartialQuantConfig) -> None:
+    given = config.plan_file is not None
+    if given and config.table_file is not None:
+        raise ConfigurationError(
+            "a plan is given, which needs no ranking", path="table_file", hint="set it to null"
+        )
+    if config.quant_boundary != "auto" and (given or config.by_latency):
+        what = "a plan is given" if given else "the engine's latency decides"
+        raise ConfigurationError(what, path="quant_boundary", hint="set it to auto")
+    if given and config.by_latency:
+        raise ConfigurationError("a plan is given", path="objective", hint="set it to accuracy")
+
+
+def _check_budgets(config: PartialQuantConfig) -> None:
+    times = [n for n in ("max_latency_ratio", "max_latency_ms") if getattr(config, n) is not None]
+    if times and not config.by_latency:
+        hint = "set objective=latency, or this to null"
+        raise ConfigurationError("is for objective=latency", path=times[0], hint=hint)
+    if len(times) == 2:
+        hint = "set one of them to null"
+        raise ConfigurationError("max_latency_ratio is set too", path=times[1], hint=hint)
+    if config.searches and not times and config.max_map_drop is None:
+        hint = "give the largest loss of mAP, as in max_map_drop=0.003"
+        hint += ", or max_latency_ratio=1.2" if config.by_latency else ", or a quant_boundary"
+        raise ConfigurationError("nothing bounds the search", path="max_map_drop", hint=hint)
 
 
 def check(config: PartialQuantConfig) -> None:
-    """Refuses a boundary past the last operation of the model, and finds a missing file."""
-    if config.table_file is not None and not config.table_file.is_file():
-        raise ArtifactError(
-            "is not there", path=config.table_file, hint="see partial_quant.table_file"
-        )
+    """Refuses a boundary past the last operation of the model; finds what is missing here."""
     last = len(operation_names(architecture(config.model, num_classes=1))) - 1
-    if config.quant_boundary > last:
+    if config.quant_boundary != "auto" and config.quant_boundary > last:
         raise ConfigurationError(
             f"{config.quant_boundary} is past the last of the model's {last + 1} operations",
             path="quant_boundary",
             hint=f"give 0 to {last}",
         )
+    for name in ("table_file", "plan_file"):
+        path: Path | None = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise ArtifactError("is not there", path=path, hint=f"see partial_quant.{name}")
+    if config.searches:
+        check_data(config.data)
+    if config.by_latency:
+        check_engine(config.engine, "int8")
+        check_engine(config.engine, config.engine.float_precision)
 
 
-def content(config: PartialQuantConfig, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
-    """The file that the configuration names."""
-    if config.table_file is None:
-        return {}
-    return {"table_file": sha256_file(config.table_file)}
+def content(config: PartialQuantConfig, memo: Path) -> Mapping[str, Any]:
+    """The files that the configuration names, and of images and engine what is used."""
+    found: dict[str, Any] = {
+        name: sha256_file(path)
+        for name, path in (("table_file", config.table_file), ("plan_file", config.plan_file))
+        if path is not None
+    }
+    if config.searches:
+        digests = data_content(config.data, (config.split,), memo)
+        found["data"] = {"settings": identity(config.data), **digests}
+    if config.by_latency:
+        place = dict(engine_place(config.engine))
+        timing = {"engine": identity(config.engine), "latency": identity(config.latency)}
+        found["latency"] = {**place, **timing}
+    return found
 
 
 def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Writes the plan, the checkpoint that carries it, and its scales."""
-    from dataclasses import replace
-
     from quantpipe.assembly.networks import load_inputs
     from quantpipe.detector.checkpoint import save_checkpoint
-    from quantpipe.quantization.precision_plan import plan_from_boundary, save_plan
+    from quantpipe.quantization.precision_plan import save_plan
 
     loaded = load_inputs(inputs, context.device)
-    table = _table(config, inputs, loaded)
-    plan = plan_from_boundary(table, config.quant_boundary)
+    plan = _plan(config, inputs, loaded, context)
+    context.progress.note(f"{context.step}: {plan.reason}")
     save_plan(outputs["plan"], plan)
     save_checkpoint(
         outputs["checkpoint"], replace(loaded.checkpoint, precision_plan=dict(plan.operations))
     )
     shutil.copyfile(inputs["scales"].path, outputs["scales"])
-    kept = [name for name, precision in plan.operations.items() if precision == "float"]
-    return {"quant_boundary": config.quant_boundary, "float_operations": kept}
+    return {
+        "quant_boundary": config.quant_boundary,
+        "float_operations": list(plan.float_operations),
+        "reason": plan.reason,
+        "latency": None if plan.latency is None else vars(plan.latency),
+    }
+
+
+def _plan(
+    config: PartialQuantConfig, inputs: Inputs, loaded: Loaded, context: Context
+) -> PrecisionPlan:
+    from quantpipe.quantization.precision_plan import load_plan, plan_from_boundary
+
+    if config.plan_file is not None:
+        plan = load_plan(config.plan_file)
+        names = operation_names(loaded.checkpoint.architecture)
+        plan.require_operations(names, path=config.plan_file)
+        return plan
+    table = _table(config, inputs, loaded)
+    if config.quant_boundary != "auto":
+        return plan_from_boundary(table, config.quant_boundary)
+    return _searched(config, table, loaded, context)
+
+
+def _searched(
+    config: PartialQuantConfig, table: SensitivityTable, loaded: Loaded, context: Context
+) -> PrecisionPlan:
+    from quantpipe.assembly.images import sample
+    from quantpipe.assembly.plan_accuracy import PlanMeter
+    from quantpipe.assembly.plan_latency import PlanBench
+    from quantpipe.assembly.plan_search import Budget, search_plan
+
+    dataset = open_split(config.data, config.split, context)
+    if config.num_images is not None:
+        chosen = sample(len(dataset.images), config.num_images, context.seed)
+        dataset = dataset.subset(chosen)
+    meter = PlanMeter(
+        loaded=loaded,
+        dataset=dataset,
+        batch_size=config.batch_size,
+        num_resamples=config.num_resamples,
+        context=context,
+    )
+    bench = PlanBench(
+        loaded=loaded,
+        engine=config.engine,
+        folder=context.progress_folder / "latency",
+        context=context,
+        **vars(config.latency),
+    )
+    budget = Budget(
+        max_map_drop=config.max_map_drop,
+        max_latency_ratio=config.max_latency_ratio,
+        max_latency_ms=config.max_latency_ms,
+        settle=config.when_unsure == "int8",
+    )
+    return search_plan(table, budget, meter, bench if config.by_latency else None)
 
 
 def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> SensitivityTable:
@@ -91,12 +233,13 @@ def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> Sensit
     source = inputs["table"].path
     table = load_table(source)
     table.require_weights(loaded.checkpoint.weights_digest, path=source)
+    table.require_operations(operations, path=source)
     return table
 
 
 STAGE = Stage(
     name="partial_quant",
-    version=1,
+    version=2,
     config_type=PartialQuantConfig,
     inputs={
         "checkpoint": takes(ArtifactKind.CHECKPOINT),

@@ -1,0 +1,122 @@
+"""Measuring a plan: its fake-quantized network against the float one on the same images."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from quantpipe.assembly.images import float_batches, measure, num_batches, predictor
+from quantpipe.assembly.networks import Loaded, quantized_as
+from quantpipe.core.stage import Context
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.errors import DataError, Interrupted
+from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement
+from quantpipe.evaluation.resampling import (
+    MatchedDetections,
+    bootstrap_difference,
+    matched_detections,
+)
+from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanMeter:
+    """Measures plans of one network on one set of images.
+
+    Attributes:
+        loaded: The network with its ranges.
+        dataset: The images, all of which are used.
+        batch_size: Images at a time.
+        num_resamples: Of the bootstrap.
+        context: Seed, device and progress.
+    """
+
+    loaded: Loaded
+    dataset: DetectionDataset
+    batch_size: int
+    num_resamples: int
+    context: Context
+
+    def measure(self, plan: PrecisionPlan) -> PlanPoint:
+        """Returns the mAP of a plan and its drop with an interval.
+
+        Raises:
+            Interrupted: A signal asked to stop.
+        """
+        num_float = len(plan.float_operations)
+        reference, matched_reference = self._float
+        network = quantized_as(self.loaded, plan)
+        found, matched = self._matched(network, f"{num_float} in float")
+        gained = bootstrap_difference(
+            matched, matched_reference, count=self.num_resamples, seed=self.context.seed
+        )
+        return PlanPoint(
+            num_float=num_float,
+            map=matched.average_precision().map,
+            drop=gained.value,
+            low=gained.low,
+            high=gained.high,
+            agreement=_agreement(reference, found, self.dataset.class_names),
+        )
+
+    def seconds(self) -> float:
+        """Estimates the time of one measurement from the first batch, in INT8 throughout."""
+        count = min(self.batch_size, len(self.dataset.images))
+        (batch,) = float_batches(
+            self.dataset,
+            range(count),
+            image_size=self.loaded.checkpoint.image_size,
+            batch_size=count,
+            device=self.context.device,
+        )
+        images = batch.cpu().numpy()
+        predict = predictor(self.loaded.quantized, self.context.device)
+        predict(images[:1])
+        start = time.monotonic()
+        predict(images)
+        batches = num_batches(len(self.dataset.images), self.batch_size)
+        return (time.monotonic() - start) * batches
+
+    @cached_property
+    def _float(self) -> tuple[list[ImageDetections], MatchedDetections]:
+        return self._matched(self.loaded.network, "float")
+
+    def _matched(
+        self, network: nn.Module, name: str
+    ) -> tuple[list[ImageDetections], MatchedDetections]:
+        _, found = measure(
+            self._stopping(predictor(network, self.context.device)),
+            self.dataset,
+            image_size=self.loaded.checkpoint.image_size,
+            batch_size=self.batch_size,
+            progress=self.context.progress,
+            description=f"{self.context.step}: {name}",
+        )
+        truth = self.dataset.coco_ground_truth()
+        return found, matched_detections(found, truth, self.dataset.category_ids)
+
+    def _stopping(self, predict: Predictor) -> Predictor:
+        def predict_unless_stopped(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            if self.context.progress.should_stop():
+                raise Interrupted(signal.SIGTERM)
+            return predict(images)
+
+        return predict_unless_stopped
+
+
+def _agreement(
+    reference: Sequence[ImageDetections],
+    found: Sequence[ImageDetections],
+    class_names: Sequence[str],
+) -> float | None:
+    try:
+        return agreement(reference, found, class_names).map
+    except DataError:  # the float network is confident of nothing
+        return None
