@@ -95,6 +95,7 @@ def learn(team: Team, job: Lessons, progress: Any = None) -> TrainResult:
         class_temperature=20.0,
         feature_weight=10.0,
         feature_temperature=1.0,
+        mixed_precision_teacher=False,
     )
     return _trained(job.student, team, recipe, job.folder, progress, extra_loss=lessons)
 

@@ -58,6 +58,7 @@ def run(
             class_temperature=20.0,
             feature_weight=10.0,
             feature_temperature=1.0,
+            mixed_precision_teacher=False,
         ),
         validate=None,
         validate_every=1,

@@ -34,6 +34,7 @@ class DistillationSettings:
     class_temperature: Positive
     feature_weight: NotNegative
     feature_temperature: Positive
+    mixed_precision_teacher: bool
 
 
 @dataclass(frozen=True, kw_only=True)
