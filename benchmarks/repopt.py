@@ -31,6 +31,8 @@ RECIPE = (
     "train_repopt.augmentation.scale=0.5",
     "train_repopt.validate_every=10",
     "train_repopt.select=last",  # so that the validation images have chosen nothing
+    "calibrate.method=max",
+    "calibrate.bias_correction=false",
 )
 QUICK = ("train_repopt.epochs=2", "train_repopt.search.epochs=1")
 FORMS = ("repopt", "repvgg")
