@@ -21,15 +21,15 @@ RECIPE = (
     "data=coco",
     "model=yolov6n",
     "model.image_size=320",
-    "train_repopt.epochs=100",
-    "train_repopt.lr=0.01",
-    "train_repopt.search.epochs=12",
-    "train_repopt.search.lr=0.01",
-    "train_repopt.schedule.no_augmentation_epochs=15",
-    "train_repopt.schedule.ema_decay=0.995",
-    "train_repopt.schedule.ema_ramp_steps=100",
+    "train_repopt.epochs=250",
+    "train_repopt.lr=0.02",
+    "train_repopt.search.epochs=20",
+    "train_repopt.search.lr=0.02",
+    "train_repopt.schedule.no_augmentation_epochs=25",
+    "train_repopt.schedule.ema_decay=0.998",
+    "train_repopt.schedule.ema_ramp_steps=400",
     "train_repopt.augmentation.scale=0.5",
-    "train_repopt.validate_every=5",
+    "train_repopt.validate_every=10",
     "train_repopt.select=last",  # so that the validation images have chosen nothing
 )
 QUICK = ("train_repopt.epochs=2", "train_repopt.search.epochs=1")

@@ -45,7 +45,7 @@ WRONG = {
     "percentile=99": "did you mean 'calibrate.percentile'?",
     "train_repopt.search.epoch=1": "did you mean 'train_repopt.search.epochs'?",
     "epochs=3": "did you mean 'train_repopt.epochs' or",
-    "+calibrate.foo=1": "calibrate.foo: there is no such setting; known: batch_size, data,",
+    "+calibrate.foo=1": "calibrate.foo: there is no such setting; known: batch_size, bootstrap,",
     "+foo=1": "foo: pipeline repopt_qat has no such key",
     "calibrate.percentile.x=1": "calibrate.percentile is a value, not a group of settings",
     "calibrate={nu: 3}": "calibrate.nu: there is no such setting",
@@ -57,7 +57,7 @@ WRONG = {
     "calibrate.stage=calibrat": "calibrate.stage: 'calibrat' is no stage; "
     "did you mean 'calibrate'?",
     "calibrate.method=entropi": "calibrate.method: 'entropi' is not one of max, percentile, "
-    "entropy, mse; did you mean 'entropy'?",
+    "entropy, mse, auto; did you mean 'entropy'?",
     "device=gpu": "device: 'gpu' is not one of auto, cpu, cuda; did you mean 'cpu'?",
     # values
     "calibrate.percentile=200": "calibrate.percentile: 200 is not above 0 and at most 100",

@@ -35,6 +35,7 @@ from quantpipe.composition import (
     read_arguments,
 )
 from quantpipe.config import Plan, read_cache_settings, read_plan
+from quantpipe.distributed.launch import launched
 from quantpipe.errors import QuantpipeError
 from quantpipe.housekeeping import keep_house
 from quantpipe.run import report_sweep, run_plan
@@ -48,7 +49,23 @@ def main() -> NoReturn:
     # Hydra would print a summary of its own and exit with 1; errors are told here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", module=r"hydra\..*")
-    sys.exit(_exit_code(_command))
+    sys.exit(_exit_code(_take_part))
+
+
+def _take_part() -> None:
+    """Runs the command; a launcher's ranks beyond the first wait for what it wants of them."""
+    rank = launched()
+    if rank is None:
+        _command()
+        return
+    from quantpipe.distributed.world import join_world
+
+    world = join_world(rank)
+    if rank.number > 0:
+        world.serve()
+        return
+    with world.leading():
+        _command()
 
 
 def _command() -> None:

@@ -99,6 +99,7 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
                 image_size=measured["image_size"],
                 map=measured["map"],
                 map50=measured["map50"],
+                agreement=measured["agreement"],
                 latency={int(batch): times for batch, times in measured["latency"].items()},
                 size_mb=measured["size_mb"],
                 float_layers=measured["float_layers"],

@@ -15,6 +15,7 @@ from tests.training.conftest import TinyDetector, rectangles
 
 from quantpipe.errors import DataError
 from quantpipe.progress import Silent
+from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
@@ -31,6 +32,16 @@ class Job:
     recipe: Recipe
     folder: Path
     fate: str = "none"
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A student with ranges to train, its teacher, and a recipe."""
+
+    student: torch.nn.Module
+    teacher: torch.nn.Module
+    recipe: Recipe
+    folder: Path
 
 
 class Shared:
@@ -67,24 +78,61 @@ def follow(team: Team, job: Job) -> None:
 
 
 def lead(team: Team, job: Job, progress: Any = None) -> TrainResult:
+    recipe = replace(job.recipe, epochs=3)
+    return _trained(TinyDetector(), team, recipe, job.folder, progress, fate=job.fate)
+
+
+def learn_along(team: Team, job: Lessons) -> None:
+    learn(team, job)
+
+
+def learn(team: Team, job: Lessons, progress: Any = None) -> TrainResult:
+    recipe = replace(job.recipe, epochs=4, lr=1e-3, warmup_epochs=0.0)
+    lessons = distillation_loss(
+        job.teacher,
+        epochs=recipe.epochs,
+        class_weight=1.0,
+        class_temperature=20.0,
+        feature_weight=10.0,
+        feature_temperature=1.0,
+        mixed_precision_teacher=False,
+    )
+    return _trained(job.student, team, recipe, job.folder, progress, extra_loss=lessons)
+
+
+def _trained(
+    detector: torch.nn.Module,
+    team: Team,
+    recipe: Recipe,
+    folder: Path,
+    progress: Any,
+    *,
+    fate: str = "none",
+    extra_loss: Any = None,
+) -> TrainResult:
     return train(
-        TinyDetector(),
-        Shared(team, job.fate),
-        replace(job.recipe, epochs=3, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
+        detector,
+        Shared(team, fate),
+        replace(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
         num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
         gradient_masks=None,
-        extra_loss=None,
+        extra_loss=extra_loss,
         validate=score,
         validate_every=1,
         patience=None,
         save_every=1,
         log=NoLog(),
-        progress_folder=job.folder,
+        progress_folder=folder,
         progress=progress or Silent(),
         description="train",
         team=team,
     )
+
+
+def add_to_copy(team: Team, tensor: torch.Tensor) -> None:
+    tensor.data.add_(1)
+    team.sum(torch.zeros(1))
 
 
 def sleep_long(team: Team, job: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.along import Job, follow, lead
+from tests.distributed.along import Job, Lessons, add_to_copy, follow, lead, learn, learn_along
 from tests.training.conftest import _RECIPE
+from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import DataError, Interrupted, MachineError
@@ -36,6 +37,16 @@ def together(job: Job, *, timeout: float = 60, progress: Any = None) -> TrainRes
     )
 
 
+class Stopping(Silent):
+    """Asks to stop after the fourth step."""
+
+    calls = 0
+
+    def should_stop(self) -> bool:
+        self.calls += 1
+        return self.calls == 4
+
+
 def test_two_ranks_train_as_one_does_on_the_same_batches(tmp_path: Path) -> None:
     """Batch statistics, the loss and its normaliser are those of the whole batch."""
     alone = lead(Alone(), Job(RECIPE, tmp_path / "one"))
@@ -50,19 +61,58 @@ def test_two_ranks_train_as_one_does_on_the_same_batches(tmp_path: Path) -> None
 
 
 def test_two_ranks_resume_where_they_were_stopped(tmp_path: Path) -> None:
-    class Stopping(Silent):
-        calls = 0
-
-        def should_stop(self) -> bool:
-            self.calls += 1
-            return self.calls == 4
-
     unbroken = together(Job(RECIPE, tmp_path / "a"))
     with pytest.raises(Interrupted):
         together(Job(RECIPE, tmp_path / "b"), progress=Stopping())
     resumed = together(Job(RECIPE, tmp_path / "b"))
     for name, tensor in unbroken.weights.items():
         torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["learned", "ema"])
+def test_two_ranks_train_the_ranges_as_one_does_and_resume(kind: str, tmp_path: Path) -> None:
+    """Gradients of steps are summed; averages follow the largest value of both ranks."""
+    deployed = deployed_detector()
+    scales = calibrated(deployed)
+
+    def lessons(folder: str) -> Lessons:
+        student = student_of(deployed, scales, RULES[kind])
+        return Lessons(student, deployed, RECIPE, tmp_path / folder)
+
+    def both(folder: str, progress: Any = None) -> TrainResult:
+        job = lessons(folder)
+        return run_together(
+            lambda team: learn(team, job, progress),
+            learn_along,
+            job,
+            size=2,
+            device="cpu",
+            timeout_seconds=60,
+        )
+
+    alone = learn(Alone(), lessons("one"))
+    two = both("two")
+    assert alone.weights.keys() == two.weights.keys()
+    for name, tensor in alone.weights.items():
+        torch.testing.assert_close(two.weights[name], tensor, rtol=2e-3, atol=1e-5)
+    with pytest.raises(Interrupted):
+        both("stopped", Stopping())
+    resumed = both("stopped")
+    for name, tensor in two.weights.items():
+        torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_other_ranks_work_on_copies(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    run_together(
+        lambda team: team.sum(torch.zeros(1)),
+        add_to_copy,
+        weight,
+        size=2,
+        device="cpu",
+        timeout_seconds=60,
+    )
+    assert weight.tolist() == [0, 0, 0, 0]
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:

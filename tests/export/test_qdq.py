@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from quantpipe.errors import ArtifactError, ConfigurationError
-from quantpipe.export.onnx_graph import write_graph
+from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.placement import PLACEMENT, Placement
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.verify import compare, unoptimised
 from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
 from quantpipe.quantization.scale_cache import ScaleCache
+from quantpipe.quantization.weight_codes import codes_of, weight_with_codes
 
 
 @pytest.fixture
@@ -308,3 +310,91 @@ def test_ranges_that_engines_cannot_take_are_refused(
 def test_an_unknown_target_is_refused(exported: Any) -> None:
     with pytest.raises(ConfigurationError, match="openvino"):
         insert_qdq(exported.graph, exported.scales, None, "openvin")
+
+
+def _corrected(scales: ScaleCache, channels: dict[str, int]) -> ScaleCache:
+    values = {name: tuple(0.05 * (i + 1) for i in range(n)) for name, n in channels.items()}
+    return dataclasses.replace(scales, bias_corrections=values)
+
+
+CORRECTED = {"backbone.stem.conv": 8, "neck.upsample0.upsample_transpose": 32}
+
+
+@pytest.mark.parametrize("target", list(PLACEMENT))
+def test_biases_are_corrected_where_an_operation_is_quantized(exported: Any, target: str) -> None:
+    scales = _corrected(exported.scales, CORRECTED)
+    plain = _constants(exported.graph)
+    plan = all_int8(scales.operations(), keep_float=["backbone.stem"])
+    for name in CORRECTED:
+        bias = plain[f"{name}.bias"]
+        added = np.asarray(scales.bias_corrections[name], dtype=np.float32)
+        everywhere = _constants(insert_qdq(exported.graph, scales, None, target))
+        np.testing.assert_array_equal(everywhere[f"{name}.bias"], bias + added)
+        planned = _constants(insert_qdq(exported.graph, scales, plan, target))
+        expected = bias if name == "backbone.stem.conv" else bias + added
+        np.testing.assert_array_equal(planned[f"{name}.bias"], expected)
+
+
+@pytest.mark.parametrize("name", CORRECTED)
+def test_a_corrected_operation_computes_what_fake_quantization_does(
+    exported: Any, tmp_path: Path, name: str
+) -> None:
+    scales = _corrected(exported.scales, CORRECTED)
+    plan = PrecisionPlan(
+        operations={n: "int8" if n == name else "float" for n in scales.operations()}, reason=""
+    )
+    model = insert_qdq(exported.graph, scales, plan, "tensorrt")
+    actual = _predictions(model, tmp_path / "q.onnx", exported.images)
+    expected = _fake_quantized(exported, plan, scales)
+    plain = _fake_quantized(exported, plan)
+    assert compare(plain, expected).box_mean_abs > 0.0
+    assert compare(expected, actual).box_mean_abs < 0.02 * compare(plain, expected).box_mean_abs
+
+
+def test_a_correction_stands_in_for_a_bias_of_zeros_that_the_exporter_dropped(
+    exported: Any, tmp_path: Path
+) -> None:
+    name = "neck.upsample0.upsample_transpose"
+    scales = _corrected(exported.scales, CORRECTED)
+    graph = onnx.ModelProto()
+    graph.CopyFrom(exported.graph)
+    (node,) = (n for n in _nodes(graph, "ConvTranspose") if n.name == name)
+    del node.input[2:]
+    (unused,) = (t for t in graph.graph.initializer if t.name == f"{name}.bias")
+    graph.graph.initializer.remove(unused)
+    model = insert_qdq(graph, scales, None, "openvino")
+    added = np.asarray(scales.bias_corrections[name], dtype=np.float32)
+    np.testing.assert_array_equal(_constants(model)[f"{name}.bias"], added)
+    assert np.isfinite(_predictions(model, tmp_path / "q.onnx", exported.images)).all()
+
+
+def test_corrections_that_fit_no_operation_are_refused(exported: Any) -> None:
+    scales = _corrected(exported.scales, {"backbone.stem.conv": 7})
+    with pytest.raises(ArtifactError, match="does not take 7 bias corrections"):
+        insert_qdq(exported.graph, scales, None, "openvino")
+    with pytest.raises(ArtifactError, match="has 8 biases and 7 corrections"):
+        quantize(exported.network, scales)
+
+
+@pytest.mark.parametrize("name", ["backbone.ERBlock_2.0.conv", "neck.upsample0.upsample_transpose"])
+def test_integers_that_were_chosen_are_those_of_the_graph(
+    exported: Any, tmp_path: Path, name: str
+) -> None:
+    """Weights moved past the boundary have the same codes here as in fake quantization."""
+    network, scale = copy.deepcopy(exported.network), exported.scales.scales[f"{name}.weight"]
+    weight = network.get_parameter(f"{name}.weight")
+    generator = torch.Generator().manual_seed(8)
+    step = torch.randint(-1, 2, weight.shape, generator=generator)
+    wanted = (codes_of(weight, scale).int() + step).clamp(-127, 127).to(torch.int8)
+    with torch.no_grad():
+        weight.copy_(weight_with_codes(weight, wanted, scale))
+    export_float(network, tmp_path / "moved.onnx", image_size=64, batch=1, opset=20)
+    graph = read_graph(tmp_path / "moved.onnx")
+    assert codes_of(
+        quantize(network, exported.scales).get_parameter(f"{name}.weight"), scale
+    ).equal(wanted)
+    folded = _constants(insert_qdq(graph, exported.scales, None, "openvino"))
+    np.testing.assert_array_equal(folded[f"{name}.weight.int8"], wanted.numpy())
+    pairs = _constants(insert_qdq(graph, exported.scales, None, "tensorrt"))
+    steps = pairs[f"{name}.weight.scale"].reshape((-1, 1, 1, 1) if scale.axis == 0 else ())
+    np.testing.assert_array_equal(np.rint(pairs[f"{name}.weight"] / steps), wanted.numpy())

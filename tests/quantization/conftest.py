@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,10 +14,14 @@ from quantpipe.detector.architecture import Architecture
 from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.graph import concat_groups, unify
 from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
+from quantpipe.quantization.sensitivity import Subject
 from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.training.team import Alone
 
 NANO = Architecture(
     name="nano",
@@ -118,3 +124,37 @@ def scales(network: SmallNetwork, batches: list[Tensor]) -> ScaleCache:
         data_digest="d" * 64,
         preprocessing={"image_size": 32},
     )
+
+
+@pytest.fixture
+def subject(
+    network: SmallNetwork, scales: ScaleCache, batches: list[Tensor], tmp_path: Path
+) -> Subject[Tensor]:
+    """The small network's operations, to be ranked on three batches of four images."""
+    return Subject(
+        network=network,
+        scales=scales,
+        operations=find_operations(network, batches[0][:1]),
+        direction="only",
+        batches=batches,
+        num_batches=len(batches),
+        batch_size=len(batches[0]),
+        team=Alone(),
+        seed=0,
+        progress=Silent(),
+        progress_folder=tmp_path / "progress",
+    )
+
+
+def predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Both outputs of the small network."""
+    found: tuple[Tensor, Tensor] = cast(Any, network).predict(images)
+    return found
+
+
+def switched(subject: Subject[Tensor], name: str | None) -> nn.Module:
+    """From the start: the network with one operation, or none, switched, as a plan makes it."""
+    alone = subject.direction == "only"
+    chosen = [other for other in subject.names if (other == name) == alone]
+    plan = PrecisionPlan(operations=dict.fromkeys(chosen, "int8"), reason="")
+    return quantize(subject.network, subject.scales, plan)

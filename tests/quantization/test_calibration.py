@@ -126,5 +126,5 @@ def test_entropy_of_a_whole_detector_is_fast() -> None:
         histograms[str(index)].add(torch.randn(20000, generator=generator))
     started = time.process_time()
     amax = solve(Statistics(histograms=histograms, num_images=1), "entropy", progress=Silent())
-    assert time.process_time() - started < 4.0  # seconds on one core, twice the goal
+    assert time.process_time() - started < 2.0  # seconds on one core
     assert np.all(np.array(list(amax.values())) > 0)

@@ -232,3 +232,27 @@ def test_detector_keeps_predict_and_its_state_dict(detector: Detector) -> None:
     for noisy, clean in zip(found.features, exact.features, strict=True):
         assert 0 < (noisy - clean).square().mean() / clean.square().mean() < 0.02
     detector.load_state_dict(quantized.state_dict(), strict=True)
+
+
+def test_a_bias_correction_counts_in_int8_alone_and_is_no_parameter(
+    network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
+) -> None:
+    added = (1.0, -2.0, 0.5, 4.0)
+    corrected = quantize(network, dataclasses.replace(scales, bias_corrections={"right": added}))
+    plain = quantize(network, scales)
+    with torch.no_grad():
+        difference = corrected.predict(batches[0])[1] - plain.predict(batches[0])[1]
+        expected = torch.tensor(added).view(1, -1, 1, 1).expand_as(difference)
+        torch.testing.assert_close(difference, expected)
+        with only_quantized(corrected, ()):
+            assert corrected(batches[0]).equal(network(batches[0]))
+    assert set(corrected.state_dict()) == set(network.state_dict())
+
+
+@pytest.mark.parametrize(("name", "channels", "has"), [("right", 5, 4), ("pool", 8, 0)])
+def test_a_bias_correction_that_fits_no_bias_is_refused(
+    network: SmallNetwork, scales: ScaleCache, name: str, channels: int, has: int
+) -> None:
+    wrong = dataclasses.replace(scales, bias_corrections={name: (0.0,) * channels})
+    with pytest.raises(ArtifactError, match=f"'{name}' has {has} biases and {channels} corr"):
+        quantize(network, wrong)

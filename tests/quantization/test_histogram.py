@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from quantpipe.quantization.histogram import MAX_BINS, NUM_BINS, Histogram
+from quantpipe.quantization.range_search import START_BIN, entropy_range, squared_error_range
 
 
 def filled(*parts: torch.Tensor) -> Histogram:
@@ -47,3 +49,46 @@ def test_a_tiny_first_batch_does_not_cost_endless_bins() -> None:
 
 def test_half_precision_and_one_value() -> None:
     assert filled(torch.full((3,), 2.0, dtype=torch.float16)).counts.sum() == 3
+
+
+def test_images_are_counted_one_by_one_where_asked() -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(6, 500, generator=generator) * torch.arange(6.0).reshape(-1, 1)
+    histogram = Histogram(by_image=True)
+    for start in (0, 2, 4):
+        histogram.add(images[start : start + 2], first_image=start)
+        histogram.add(images[start : start + 2] / 2, first_image=start)  # read by a second call
+    assert histogram.image_amax == images.abs().amax(dim=1).tolist()
+    matrix = histogram.image_matrix()
+    assert np.array_equal(matrix.sum(axis=0), histogram.counts)
+    assert (matrix.sum(axis=1) == 1000).all()
+    assert matrix[0, 0] == 1000  # the first image is zero everywhere
+    for row, image in zip(matrix, images, strict=True):
+        both = torch.cat([image, image / 2])
+        last = np.flatnonzero(row)[-1]
+        assert abs(last * histogram.width - float(both.abs().max())) <= 1.01 * histogram.width
+
+
+def test_images_follow_when_bins_merge() -> None:
+    histogram = Histogram(by_image=True)
+    histogram.add(torch.tensor([[1e-6, 5e-7]]))
+    histogram.add(torch.linspace(0, 100, 1001).reshape(1, -1), first_image=1)
+    assert np.array_equal(histogram.image_matrix().sum(axis=0), histogram.counts)
+    assert histogram.image_matrix().sum(axis=1).tolist() == [2, 1001]
+
+
+def test_a_resample_of_small_images_can_be_searched() -> None:
+    histogram = Histogram(by_image=True)
+    histogram.add(torch.stack([torch.linspace(0, 100, 1000), torch.linspace(0, 0.2, 1000)]))
+    small = histogram.resampled(np.array([1, 1]))
+    assert small.amax == pytest.approx(0.2)
+    assert small.counts.sum() == 2000
+    for search in (entropy_range, squared_error_range):
+        assert 0 < search(small.counts) * small.width <= 100 * (START_BIN + 1) / NUM_BINS
+
+
+def test_resampled_zeros_stay_zero() -> None:
+    histogram = Histogram(by_image=True)
+    histogram.add(torch.zeros(2, 5))
+    assert histogram.resampled(np.array([0, 1])).amax == 0.0
+    assert histogram.image_matrix().shape == (2, 0)

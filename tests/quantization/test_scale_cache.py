@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ def saved(tmp_path: Path, scales: ScaleCache) -> Path:
     path = tmp_path / "scales.json"
     save_scales(path, scales)
     return path
+
+
+def test_bias_corrections_come_back_exactly(tmp_path: Path, scales: ScaleCache) -> None:
+    corrected = replace(scales, bias_corrections={"stem": (0.1, -1e-9, 3.0)})
+    save_scales(tmp_path / "scales.json", corrected)
+    assert load_scales(tmp_path / "scales.json") == corrected
 
 
 def test_round_trip_is_exact(saved: Path, scales: ScaleCache) -> None:
@@ -81,7 +88,12 @@ MUTATIONS: dict[str, Callable[[Any], object]] = {
     "twice": lambda d: d["scales"].append(d["scales"][0]),
     "no digest": lambda d: d.pop("weights_digest"),
     "preprocessing": lambda d: d["preprocessing"].update(image_size=[32]),
-    "version": lambda d: d.update(version=2),
+    "version": lambda d: d.update(version=3),
+    "correction of nothing": lambda d: d["bias_corrections"].update(none=[1.0]),
+    "empty correction": lambda d: d["bias_corrections"].update(stem=[]),
+    "infinite correction": lambda d: d["bias_corrections"].update(stem=[float("inf")]),
+    "correction as text": lambda d: d["bias_corrections"].update(stem="1.0"),
+    "no corrections": lambda d: d.pop("bias_corrections"),
     "format": lambda d: d.update(format="other"),
 }
 

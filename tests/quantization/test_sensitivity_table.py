@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,16 @@ def table() -> SensitivityTable:
         SensitivityRow(name=name, score=score, map50=score + 0.2, map=score, drop=0.5 - score)
         for name, score in (("a", 0.1 + 0.2), ("b", 1 / 3), ("c", 0.1 + 0.2), ("d", 0.4))
     ]
-    return sorted_table("map", rows, baseline=0.5, weights_digest="w")
+    return sorted_table(
+        "map",
+        rows,
+        baseline=0.5,
+        weights_digest="w",
+        num_images=128,
+        seconds=61.5,
+        passes=30.7,
+        reliability=1 / 7,
+    )
 
 
 def test_map_descends_and_ties_keep_their_order(table: SensitivityTable) -> None:
@@ -37,9 +47,45 @@ def test_damage_ascends_and_ties_keep_their_order() -> None:
     assert [row.name for row in table.rows] == ["b", "a", "c"]
 
 
+def test_map_ascends_where_operations_were_alone_in_float() -> None:
+    rows = [SensitivityRow(name=n, score=s) for n, s in (("a", 0.4), ("b", 0.3), ("c", 0.5))]
+    table = sorted_table("map", rows, baseline=0.3, weights_digest=None, direction="all_but")
+    assert [row.name for row in table.rows] == ["b", "a", "c"]
+
+
 def test_json_round_trip_keeps_all_digits(tmp_path: Path, table: SensitivityTable) -> None:
     save_table(tmp_path / "table.json", table)
-    assert load_table(tmp_path / "table.json") == table
+    read = load_table(tmp_path / "table.json")
+    assert read == table
+    assert read.seconds == 61.5
+    bare = sorted_table("gradient", table.rows, baseline=None, weights_digest=None)
+    other = dataclasses.replace(bare, direction="all_but", rows=tuple(bare.rows))
+    save_table(tmp_path / "other.json", other)
+    assert load_table(tmp_path / "other.json") == other
+    assert load_table(tmp_path / "other.json") != bare
+
+
+def test_a_table_of_an_older_release_is_refused_with_what_to_do(
+    tmp_path: Path, table: SensitivityTable
+) -> None:
+    path = tmp_path / "table.json"
+    save_table(path, table)
+    old = json.loads(path.read_text())
+    for added in ("direction", "num_images", "seconds", "passes", "reliability"):
+        del old[added]
+    path.write_text(json.dumps({**old, "version": 1}))
+    with pytest.raises(ArtifactError) as caught:
+        load_table(path)
+    assert str(caught.value) == (
+        f"{path}: quantpipe-sensitivity version 1 is not known; rank the operations again"
+    )
+
+
+def test_operations_alone_in_float_are_not_published(
+    tmp_path: Path, table: SensitivityTable
+) -> None:
+    with pytest.raises(ArtifactError, match="alone in INT8, not in float"):
+        write_published_text(tmp_path / "t.txt", dataclasses.replace(table, direction="all_but"))
 
 
 def test_published_text_round_trip(tmp_path: Path, table: SensitivityTable) -> None:
@@ -81,6 +127,9 @@ def test_cheap_tables_hold_no_map_to_publish(tmp_path: Path) -> None:
     [
         {"rows": []},
         {"method": "guess"},
+        {"direction": "both"},
+        {"num_images": 1.5},
+        {"reliability": "high"},
         {"version": 9},
         {"rows": [{"name": "a", "score": 0.1}, {"name": "b", "score": 0.2}]},
         {"rows": [{"name": "a", "score": 0.1}, {"name": "a", "score": 0.1}]},

@@ -48,6 +48,20 @@ def test_counts_and_sharing_survive(statistics: Statistics, tmp_path: Path) -> N
         assert read.histograms[name].counts.sum() in (10_000, 1_400)
 
 
+def test_what_each_image_added_survives(tmp_path: Path) -> None:
+    counted, zero = Histogram(by_image=True), Histogram(by_image=True)
+    counted.add(torch.rand(3, 400, generator=torch.Generator().manual_seed(2)))
+    zero.add(torch.zeros(3, 5))
+    statistics = Statistics(histograms={"a": counted, "b": zero}, num_images=3)
+    save_statistics(tmp_path / "s.npz", statistics)
+    read = load_statistics(tmp_path / "s.npz")
+    drawn = np.array([0, 2, 2])
+    for name, histogram in statistics.histograms.items():
+        found, expected = read.histograms[name].resampled(drawn), histogram.resampled(drawn)
+        assert np.array_equal(found.counts, expected.counts)
+        assert (found.amax, found.width) == (expected.amax, expected.width)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
 def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "s.npz").write_bytes(content)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quantpipe.quantization.fake_quantize import quantize
+from quantpipe.quantization.fake_quantize import quantize, quantize_to_train
 from quantpipe.quantization.precision_plan import all_int8
+from quantpipe.quantization.ranges import Averaged
 from quantpipe.quantization.scale_cache import ScaleCache, load_scales, save_scales
 from quantpipe.quantization.trained_ranges import (
     refresh_weight_scales,
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from tests.quantization.conftest import SmallNetwork
 
 
+AVERAGED = Averaged(decay=0.9, frozen_fraction=0.0)
+
+
 def test_fixed_ranges_stay_as_calibrated(network: SmallNetwork, scales: ScaleCache) -> None:
     quantized = quantize(network, scales)
     quantized.down.weight.data *= 2.0
@@ -28,11 +32,11 @@ def test_fixed_ranges_stay_as_calibrated(network: SmallNetwork, scales: ScaleCac
     assert trained == dataclasses.replace(scales, weights_digest="new")
 
 
-def test_current_ranges_follow_the_weights(
+def test_weight_ranges_follow_the_weights(
     network: SmallNetwork, scales: ScaleCache, tmp_path: Path
 ) -> None:
     plan = all_int8(scales.operations(), keep_float=["left"])
-    quantized = quantize(network, scales, plan, weight_ranges="current")
+    quantized = quantize_to_train(network, scales, plan, rule=AVERAGED, groups=())
     quantized.down.weight.data *= 2.0
     trained = scales_after_training(scales, quantized, weights_digest="new")
     assert trained.scales["down.weight"].amax == tuple(
@@ -58,11 +62,17 @@ def test_refresh_reads_the_weights_of_a_float_or_quantized_network(
         assert fresh.scales["up.input"] == scales.scales["up.input"]
 
 
-def test_refreshed_scales_reproduce_current_ranges(
+def test_refreshed_scales_reproduce_ranges_that_follow(
     network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
 ) -> None:
     network.down.weight.data *= 1.7
-    current = quantize(network, scales, weight_ranges="current")
+    current = quantize_to_train(network, scales, None, rule=AVERAGED, groups=())
     fresh = quantize(network, refresh_weight_scales(scales, network, weights_digest="new"))
     with torch.no_grad():
         assert torch.equal(current(batches[0]), fresh(batches[0]))
+
+
+def test_bias_corrections_outlast_training(network: SmallNetwork, scales: ScaleCache) -> None:
+    corrected = dataclasses.replace(scales, bias_corrections={"left": (0.1,) * 5})
+    trained = scales_after_training(corrected, quantize(network, corrected), weights_digest="new")
+    assert trained.bias_corrections == corrected.bias_corrections

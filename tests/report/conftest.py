@@ -70,6 +70,7 @@ def measurements() -> list[Measurement]:
             image_size=640,
             map=0.433,
             map50=0.601,
+            agreement=0.971,
             latency={1: _latency(1.68), 32: _latency(37.9)},
             fps={1: 596.0, 32: 844.0},
             size_mb=17.9,

@@ -27,9 +27,9 @@ from quantpipe.report.summary import (
 def test_schema_is_the_documented_one(summary: Summary) -> None:
     assert list(summary) == ["run", "variants", "stages"]
     documented = ["name", "precision", "engine", "image_size", "map", "map50", "drop_vs_fp32"]
-    documented += ["latency_ms", "fps", "size_mb", "float_layers", "parity"]
+    documented += ["agreement", "latency_ms", "fps", "size_mb", "float_layers", "parity"]
     qat = summary["variants"][2]
-    assert list(qat)[:12] == documented
+    assert list(qat)[:13] == documented
     assert list(qat["latency_ms"]) == list(qat["fps"]) == ["b1", "b32"]
     assert list(qat["latency_ms"]["b1"]) == ["p50", "p95", "p99"]
     assert qat["parity"] == {"max_abs": 0.5, "map_delta": 0.003}

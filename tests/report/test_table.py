@@ -19,6 +19,7 @@ def test_variants_read_like_the_published_table(summary: Summary) -> None:
     assert columns["precision"] == ("float32", "float16", "int8", "skipped")
     assert columns["mAP 50:95"] == ("43.1", "43.0", "43.3", "-")
     assert columns["drop"] == ("0.0", "0.1", "-0.2", "-")
+    assert columns["agreement"] == ("-", "-", "97.1", "-")
     assert columns["ms b1"] == ("-", "2.65", "1.68", "-")
     assert columns["fps b1"] == ("-", "377", "596", "-")
     assert columns["fps b32"] == ("-", "541", "844", "-")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quantpipe.errors import ConfigurationError
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.trainer import TrainerSettings, check_ranks, with_precision
 
 
 def trainer(**changes: Any) -> TrainerSettings:
@@ -13,9 +13,9 @@ def trainer(**changes: Any) -> TrainerSettings:
 
 
 def test_a_batch_is_shared_evenly_or_refused() -> None:
-    check_batch(16, trainer(devices=4))
+    check_ranks(16, trainer(devices=4))
     with pytest.raises(ConfigurationError, match=r"16 images .* by 3 devices; take 18"):
-        check_batch(16, trainer(devices=3))
+        check_ranks(16, trainer(devices=3))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, context: Context) -> Run
         stage = STAGES[name]
         folder = tmp_path_factory.mktemp(name)
         outputs = {key: folder / output.file for key, output in stage.outputs.items()}
-        metrics = stage.run(config, inputs, outputs, context)
+        own = replace(context, progress_folder=folder / "progress")
+        metrics = stage.run(config, inputs, outputs, own)
         assert key_of({"metrics": metrics})
         for key, output in stage.outputs.items():
             assert outputs[key].is_file() or not output.required

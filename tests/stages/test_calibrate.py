@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ from tests.detector.foreign.foreign_package import save_public
 from tests.stages.conftest import Artifacts, Configure, RunStage
 from torch import Tensor
 
-from quantpipe.assembly.images import sample
+from quantpipe.assembly.calibration import CalibrationImages
+from quantpipe.assembly.images import float_batches, sample
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
@@ -21,10 +25,12 @@ from quantpipe.detector.checkpoint import (
     restore_detector,
     save_checkpoint,
 )
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.detector.network import fold_batch_norm
+from quantpipe.errors import ArtifactError, ConfigurationError, NumericalError
 from quantpipe.quantization import calibration
 from quantpipe.quantization.calibration import collect
 from quantpipe.quantization.scale_cache import load_scales
+from quantpipe.quantization.weight_codes import codes_of
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate import STAGE, Method, method_of
 
@@ -216,3 +222,235 @@ def test_a_sweep_over_percentiles_counts_once(
     assert len(collected) == 1
     assert ranges == sorted(ranges)
     assert ranges[0] < ranges[-1]
+
+
+def test_auto_takes_the_range_of_some_candidate_for_every_group(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, calibrated: Artifacts
+) -> None:
+    found = run_stage(
+        "calibrate", configured("calibrate", "calibrate.method=auto"), checkpoint=checkpoint
+    )
+    scales = load_scales(found["scales"].path).scales
+    largest = load_scales(
+        run_stage(
+            "calibrate", configured("calibrate", "calibrate.method=max"), checkpoint=checkpoint
+        )["scales"].path
+    ).scales
+    assert set(scales) == set(largest)
+    activations = [s for s in scales.values() if s.kind == "activation"]
+    assert {s.method for s in activations} == {"auto"}
+    shares = [s.amax[0] / largest[s.name].amax[0] for s in activations]
+    assert all(0 < share <= 1.05 * (1 + 1e-6) for share in shares)
+    assert len({round(share, 3) for share in shares}) > 1
+    for first, second in (("detect.cls_convs.0", "detect.reg_convs.0"),):
+        names = [
+            next(n for n in scales if n.startswith(p) and n.endswith(".input"))
+            for p in (first, second)
+        ]
+        assert scales[names[0]].amax == scales[names[1]].amax
+
+
+@pytest.mark.parametrize("method", ["max", "auto"])
+def test_resampled_images_give_each_range_an_interval(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, method: str
+) -> None:
+    config = configured("calibrate", f"calibrate.method={method}", "calibrate.bootstrap=4")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    plain = run_stage("calibrate", replace(config, bootstrap=0), checkpoint=checkpoint)
+    assert "ranges" not in plain
+    assert made["scales"].sha256 == plain["scales"].sha256
+    document = json.loads(made["ranges"].path.read_text())
+    scales = load_scales(made["scales"].path).scales
+    ranges = {entry["name"]: entry for entry in document["ranges"]}
+    assert set(ranges) == {n for n, s in scales.items() if s.kind == "activation"}
+    for name, entry in ranges.items():
+        assert entry["amax"] == scales[name].amax[0]
+        assert (
+            0 < entry["low"] <= entry["mean"] <= entry["high"] or entry["standard_deviation"] == 0
+        )
+        if method == "max":  # no draw holds more than all images
+            assert entry["high"] <= entry["amax"]
+    assert document["num_resamples"] == 4
+    assert any(entry["flagged"] for entry in ranges.values())  # four images are few
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["calibrate.bootstrap=1"], r"calibrate\.bootstrap: one resample has no spread"),
+        (
+            ["calibrate.method=auto", "calibrate.implementation=toolkit"],
+            r"calibrate\.method: auto does not go with implementation=toolkit",
+        ),
+        (
+            ["calibrate.bootstrap=9", "calibrate.implementation=toolkit"],
+            r"calibrate\.bootstrap: 9 resamples do not go with implementation=toolkit",
+        ),
+        (
+            ["calibrate.bootstrap=9", "calibrate.from_checkpoint=x.pt"],
+            r"calibrate\.bootstrap: 9 resamples do not go with from_checkpoint=x.pt",
+        ),
+        (["calibrate.method=auto", "calibrate.percentile=99"], "99 means nothing to method=auto"),
+        (["calibrate.max_spread=0"], r"calibrate\.max_spread: 0 is not above 0"),
+    ],
+)
+def test_settings_that_contradict_are_refused(
+    configured: Configure, overrides: list[str], match: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        configured("calibrate", *overrides)
+
+
+@pytest.mark.parametrize("implementation", ["quantpipe", "toolkit"])
+def test_an_image_that_gives_a_nan_is_named(
+    configured: Configure,
+    run_stage: RunStage,
+    trained: Checkpoint,
+    context: Context,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    implementation: str,
+) -> None:
+    overrides = ("calibrate.method=max", f"calibrate.implementation={implementation}")
+    config = configured("calibrate", *overrides, "calibrate.num_images=3")
+    dataset = open_split(config.data, "train", context)
+    broken = sample(len(dataset.images), 3, context.seed)[1]
+
+    def damaged(*arguments: Any, **named: Any) -> Iterator[Tensor]:
+        for number, images in enumerate(float_batches(*arguments, **{**named, "batch_size": 1})):
+            yield images * (float("nan") if number == 1 else 1.0)
+
+    monkeypatch.setattr("quantpipe.assembly.calibration.float_batches", damaged)
+    path = tmp_path / "c.safetensors"
+    # Other weights than those of the other tests, whose statistics are kept.
+    tensors = {
+        n: t * (1.001 if t.dtype.is_floating_point else 1) for n, t in trained.tensors.items()
+    }
+    save_checkpoint(path, replace(trained, tensors=tensors))
+    artifact = Artifact(kind=STAGE.outputs["checkpoint"].kind, path=path, sha256="")
+    name = re.escape(dataset.images[broken].path.name)
+    with pytest.raises(NumericalError, match=f"calibration image {name} gives a NaN .*stem"):
+        run_stage("calibrate", config, checkpoint=artifact)
+
+
+def test_every_rank_gets_its_rows_of_every_batch(configured: Configure, context: Context) -> None:
+    dataset = open_split(configured("calibrate").data, "train", context)
+    images = CalibrationImages(dataset=dataset, chosen=range(5), image_size=64, batch_size=4)
+    whole = list(images.batches("cpu"))
+    assert [len(batch) for batch in whole] == [4, 1]
+    for rank in range(2):
+        own = list(images.batches("cpu", rank=rank, num_ranks=2))
+        assert len(own) == len(whole) == images.num_batches
+        for part, batch in zip(own, whole, strict=True):
+            assert part.equal(batch[rank::2])
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_ranges_of_one(
+    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+) -> None:
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+
+        def materialise(
+            named_by: Mapping[str, Any], build: Callable[[Path], None], folder: Path = folder
+        ) -> Path:
+            if "statistics" not in named_by:
+                return context.materialise(named_by, build)
+            folder.mkdir()
+            build(folder)
+            return folder
+
+        config = configured("calibrate", f"trainer.devices={devices}", "calibrate.num_images=5")
+        outputs = {name: tmp_path / f"{devices}-{o.file}" for name, o in STAGE.outputs.items()}
+        own = replace(context, materialise=materialise)
+        STAGE.run(config, {"checkpoint": checkpoint}, outputs, own)
+        found.append(load_scales(outputs["scales"]).scales)
+    assert set(found[0]) == set(found[1])
+    for name, scale in found[0].items():
+        assert found[1][name].amax == pytest.approx(scale.amax, rel=1e-3)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(configured: Configure) -> None:
+    config = configured("calibrate", "calibrate.batch_size=4")
+    config = replace(config, trainer=replace(config.trainer, devices=3))
+    with pytest.raises(ConfigurationError, match="4 images cannot be shared by 3 devices; take 6"):
+        STAGE.check(config)
+
+
+def deployed(trained: Checkpoint) -> dict[str, Tensor]:
+    return fold_batch_norm(restore_detector(trained)).state_dict()
+
+
+def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_network(
+    trained: Checkpoint, calibrated: Artifacts
+) -> None:
+    corrections = load_scales(calibrated["scales"].path).bias_corrections
+    tensors = load_checkpoint(calibrated["checkpoint"].path).tensors
+    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+    pool = "backbone.ERBlock_5.2.sppf.m"
+    assert set(corrections) == set(operation_names(trained.architecture)) - {pool}
+    assert all(len(v) == len(tensors[f"{n}.bias"]) for n, v in corrections.items())
+    assert any(value != 0.0 for values in corrections.values() for value in values)
+
+
+def test_nothing_changes_where_all_is_off(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    trained: Checkpoint,
+    calibrated: Artifacts,
+) -> None:
+    config = configured("calibrate", "calibrate.bias_correction=false")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    scales = load_scales(made["scales"].path)
+    assert scales == replace(load_scales(calibrated["scales"].path), bias_corrections={})
+    tensors = load_checkpoint(made["checkpoint"].path).tensors
+    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+
+
+def test_better_integers_lie_in_the_weights_that_the_scales_name(
+    configured: Configure,
+    run_stage: RunStage,
+    checkpoint: Artifact,
+    calibrated: Artifacts,
+    context: Context,
+) -> None:
+    config = configured("calibrate", "calibrate.weight_rounding=hessian")
+    made = run_stage("calibrate", config, checkpoint=checkpoint)
+    again = run_stage("calibrate", config, checkpoint=checkpoint)
+    assert made["checkpoint"].sha256 == again["checkpoint"].sha256
+    assert made["scales"].sha256 == again["scales"].sha256
+    scales, plain = (load_scales(a["scales"].path) for a in (made, calibrated))
+    assert scales.scales == plain.scales
+    fitted, before = (load_checkpoint(a["checkpoint"].path) for a in (made, calibrated))
+    assert scales.weights_digest == fitted.weights_digest != before.weights_digest
+    moved = [
+        int((codes_of(fitted.tensors[n], s) != codes_of(before.tensors[n], s)).sum())
+        for n, s in scales.scales.items()
+        if s.kind == "weight"
+    ]
+    assert sum(count > 0 for count in moved) > len(moved) / 2
+
+
+def test_what_was_done_is_said(
+    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+) -> None:
+    config = configured("calibrate", "calibrate.weight_rounding=hessian")
+    outputs = {key: tmp_path / output.file for key, output in STAGE.outputs.items()}
+    metrics = STAGE.run(config, {"checkpoint": checkpoint}, outputs, context)
+    scales = load_scales(outputs["scales"])
+    assert metrics["biases_corrected"] == sum(map(len, scales.bias_corrections.values()))
+    assert metrics["adjusted_to_images"] == 4
+    assert 0 < metrics["weights_rounded_otherwise"] < metrics["num_weights"]
+    assert 0 < metrics["mean_shift"] < 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["weight_rounding=up", "adjustment.damping=0", "adjustment.num_images=0", "bias_correction=1"],
+)
+def test_settings_that_mean_nothing_are_refused(configured: Configure, setting: str) -> None:
+    with pytest.raises(ConfigurationError, match=setting.split("=")[0]):
+        configured("calibrate", f"calibrate.{setting}")

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import ArtifactKind
+from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ConfigurationError
-from quantpipe.stages.evaluate import STAGE, check_wiring
+from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.stages.evaluate import STAGE, _agreements, check_wiring
 
 ENGINE, ONNX = ArtifactKind.ENGINE, ArtifactKind.ONNX
 
@@ -39,6 +42,24 @@ def test_a_checkpoint_and_an_engine_are_measured_side_by_side(
     assert engine["parity"]["max_abs"] < 0.05
     (example,) = json.loads(made["examples"].path.read_text())["images"]
     assert set(example["pictures"]) == {"network", "engine"}
+
+
+def found(score: float, *, shift: float = 0) -> list[ImageDetections]:
+    boxes = np.array([[10 + shift, 10, 30 + shift, 40]], dtype=np.float32)
+    scores, labels = np.array([score], dtype=np.float32), np.array([0])
+    return [ImageDetections(image_id=1, boxes=boxes, scores=scores, labels=labels)]
+
+
+def test_agreement_is_with_what_the_float_variant_is_confident_of(tmp_path: Path) -> None:
+    """A box 2 of 20 pixels aside overlaps 0.818: it passes the IoU thresholds 0.50 to 0.80."""
+    dataset = DetectionDataset(
+        name="x", root=tmp_path, images=(), class_names=("a",), category_ids=(1,), counts={}
+    )
+    detections = {"fp32": found(0.9), "ptq": found(0.2, shift=2)}
+    assert _agreements(detections, dataset) == pytest.approx({"fp32": 1.0, "ptq": 0.7})
+    unsure = {"fp32": found(0.1), "ptq": found(0.1)}
+    assert _agreements(unsure, dataset) == {}
+    assert _agreements({"ptq": found(0.9)}, dataset) == {}
 
 
 def test_the_inputs_must_fit_together() -> None:

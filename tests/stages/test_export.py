@@ -65,3 +65,11 @@ def test_the_libraries_that_write_the_graph_are_in_the_key(
     found = STAGE.content(configured("export.float"), tmp_path)
     assert found["libraries"]["torch"] == version("torch")
     assert set(found) == {"data", "libraries"}
+
+
+def test_what_was_trained_is_folded_and_gives_the_same_graph(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, exported: Artifacts
+) -> None:
+    """With biases corrected in the scales alone, the float network is the trained one."""
+    made = run_stage("export", configured("export.float"), checkpoint=checkpoint)
+    assert made["onnx"].sha256 == exported["onnx"].sha256

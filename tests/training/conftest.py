@@ -3,6 +3,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tests.training.quantized import TINY
 from torch import Tensor, nn
 
 from quantpipe.detector.architecture import Architecture
@@ -136,13 +137,4 @@ def make_batch() -> Callable[..., Boxes]:
 
 @pytest.fixture
 def architecture() -> Architecture:
-    return Architecture(
-        name="tiny",
-        depth=0.1,
-        width=0.02,
-        num_classes=2,
-        backbone_channels=(64, 128, 256, 512, 1024),
-        backbone_repeats=(1, 6, 12, 18, 6),
-        neck_channels=(256, 128, 128, 256, 256, 512),
-        neck_repeats=(12, 12, 12, 12),
-    )
+    return TINY

@@ -66,6 +66,7 @@ SETTINGS: dict[str, Any] = {
     "class_temperature": 20.0,
     "feature_weight": 10.0,
     "feature_temperature": 1.0,
+    "mixed_precision_teacher": False,
 }
 
 
@@ -86,16 +87,34 @@ def test_loss_weighs_both_parts_and_decays(tiny_detector: Callable[..., Any]) ->
     assert later == pytest.approx(expected.item() * distillation_weight(5, 10))
 
 
-def test_gradient_reaches_the_student_only(tiny_detector: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_gradient_reaches_the_student_only(mixed: bool, tiny_detector: Callable[..., Any]) -> None:
     teacher, student = tiny_detector(), tiny_detector()
     nn.init.normal_(student.stem.weight, generator=torch.Generator().manual_seed(1))
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     running = teacher.norm.running_mean.clone()
-    loss = distillation_loss(teacher, **SETTINGS)
+    loss = distillation_loss(teacher, **{**SETTINGS, "mixed_precision_teacher": mixed})
     loss(images, student.predict(images), 0).backward()  # type: ignore[no-untyped-call]
     assert student.stem.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert torch.equal(teacher.norm.running_mean, running)
+
+
+def test_a_teacher_in_half_precision_teaches_almost_the_same(
+    tiny_detector: Callable[..., Any],
+) -> None:
+    teacher, student = tiny_detector(), tiny_detector()
+    nn.init.normal_(student.stem.weight, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prediction = student.predict(images)
+    exact, mixed = (
+        distillation_loss(teacher, **{**SETTINGS, "mixed_precision_teacher": mixed})(
+            images, prediction, 0
+        ).item()
+        for mixed in (False, True)
+    )
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, rel=0.02)
 
 
 def test_a_perfect_student_loses_nothing(tiny_detector: Callable[..., Any]) -> None:

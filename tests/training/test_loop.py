@@ -393,6 +393,7 @@ def test_distillation_pulls_the_student_to_the_teacher(
         class_temperature=20.0,
         feature_weight=10.0,
         feature_temperature=1.0,
+        mixed_precision_teacher=False,
     )
     result = run(
         tiny_detector(batch_norm=False),

@@ -1,53 +1,35 @@
-"""The same loop trains a fake-quantized network towards its float self."""
+"""The same loop trains a fake-quantized network, and its ranges, towards its float self."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
-from quantpipe.errors import Interrupted
+from quantpipe.detector.network import Detector
+from quantpipe.errors import ArtifactError, Interrupted
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.fake_quantize import quantize
-from quantpipe.quantization.operations import find_operations
-from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.fake_quantize import without_ranges
+from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
+from quantpipe.training.optimizer import build_sgd
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.team import Alone
 
 
-def images() -> Tensor:
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(scope="module")
+def deployed() -> Detector:
+    return deployed_detector()
 
 
-@pytest.fixture
-def deployed(architecture: Architecture) -> Detector:
-    network = build_detector(architecture, "repopt", seed=0)
-    for _ in range(20):
-        network.predict(images())
-    return fold_batch_norm(network.eval())
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scales(deployed: Detector) -> ScaleCache:
-    operations = find_operations(deployed, images()[:1])
-    statistics = collect(deployed, operations, [images()], progress=Silent())
-    return build_scale_cache(
-        solve(statistics, "max", progress=Silent()),
-        weight_scales(deployed, operations, "max", progress=Silent()),
-        method="max",
-        weights_digest="weights",
-        data_digest="data",
-        preprocessing={"image_size": 64},
-    )
+    return calibrated(deployed)
 
 
 class StopAfter(Silent):
@@ -76,6 +58,7 @@ def run(
             class_temperature=20.0,
             feature_weight=10.0,
             feature_temperature=1.0,
+            mixed_precision_teacher=False,
         ),
         validate=None,
         validate_every=1,
@@ -89,7 +72,9 @@ def run(
     )
 
 
+@pytest.mark.parametrize("kind", RULES)
 def test_a_fake_quantized_network_learns_from_its_float_self_and_resumes(
+    kind: str,
     tmp_path: Path,
     make_recipe: Callable[..., Recipe],
     make_source: Callable[..., Any],
@@ -97,26 +82,54 @@ def test_a_fake_quantized_network_learns_from_its_float_self_and_resumes(
     scales: ScaleCache,
 ) -> None:
     recipe = make_recipe(epochs=4, lr=1e-3, warmup_epochs=0.0, classification_weight=0.0)
-    whole = run(
-        quantize(deployed, scales), deployed, make_source(4), recipe, tmp_path / "a", Silent()
-    )
-    with pytest.raises(Interrupted):
-        run(
-            quantize(deployed, scales),
-            deployed,
-            make_source(4),
-            recipe,
-            tmp_path / "b",
-            StopAfter(6),
-        )
-    resumed = run(
-        quantize(deployed, scales), deployed, make_source(4), recipe, tmp_path / "b", Silent()
-    )
-    before = dict(deployed.state_dict())
-    assert set(whole.weights) == set(before)
+    teacher = copy.deepcopy(deployed)
+    before = copy.deepcopy(deployed.state_dict())
+
+    def trained(folder: str, progress: Silent) -> TrainResult:
+        student = student_of(deployed, scales, RULES[kind])
+        return run(student, teacher, make_source(4), recipe, tmp_path / folder, progress)
+
+    whole = trained("a", Silent())
+    for steps in (3, 9):  # the last in which averaged ranges move is the twelfth of sixteen
+        with pytest.raises(Interrupted):
+            trained("b", StopAfter(steps))
+    resumed = trained("b", Silent())
+    assert whole.weights.keys() == resumed.weights.keys()
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
+    assert without_ranges(whole.weights).keys() == before.keys()
     assert not torch.equal(
         whole.weights["backbone.stem.conv.weight"], before["backbone.stem.conv.weight"]
     )
+    ranges = whole.weights.keys() - before.keys()
+    start = student_of(deployed, scales, RULES[kind]).state_dict()
+    moved = [name for name in ranges if not torch.equal(whole.weights[name], start[name])]
+    assert len(moved) >= 0.9 * len(ranges)  # some by less than float32 can hold
+    assert bool(ranges) == (kind != "fixed")
     assert whole.history[0]["extra"] > 0
+    # The teacher is as it was.
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(before[name], t) for name, t in teacher.state_dict().items())
+
+
+def test_a_state_of_other_ranges_is_refused(
+    tmp_path: Path,
+    make_recipe: Callable[..., Recipe],
+    make_source: Callable[..., Any],
+    deployed: Detector,
+    scales: ScaleCache,
+) -> None:
+    recipe = make_recipe(epochs=1, lr=1e-3, classification_weight=0.0)
+    arguments = (deployed, make_source(1), recipe, tmp_path, Silent())
+    run(student_of(deployed, scales, RULES["learned"]), *arguments)
+    with pytest.raises(ArtifactError, match="of another network or recipe"):
+        run(student_of(deployed, scales, RULES["ema"]), *arguments)
+
+
+def test_steps_are_not_decayed(deployed: Detector, scales: ScaleCache) -> None:
+    student = student_of(deployed, scales, RULES["learned"])
+    groups = build_sgd(student, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.5).param_groups
+    decayed = {id(p) for group in groups for p in group["params"] if group["weight_decay"]}
+    steps = {name: p for name, p in student.named_parameters() if name.endswith(".step")}
+    assert steps
+    assert not decayed & {id(step) for step in steps.values()}

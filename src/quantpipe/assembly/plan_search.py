@@ -13,7 +13,6 @@ from quantpipe.quantization.boundary_search import (
     most_measurements,
     search_boundary,
 )
-from quantpipe.quantization.harm import predicted_drops, shares_of_harm
 from quantpipe.quantization.latency_search import (
     most_plans,
     search_within_drop,
@@ -26,6 +25,7 @@ from quantpipe.quantization.precision_plan import (
     explained,
     save_plan,
 )
+from quantpipe.quantization.predicted_harm import predicted_drops, shares_of_harm
 from quantpipe.quantization.sensitivity_table import SensitivityTable
 
 

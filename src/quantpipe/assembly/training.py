@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Augmentation, Batch, num_training_batches, training_batches
 from quantpipe.distributed.ranks import run_together
 from quantpipe.progress import Progress, Silent
+from quantpipe.settings.recipe import augmentation, log_folder, recipe, workers
+from quantpipe.settings.trainer import TrainerSettings, with_precision
+from quantpipe.settings.training import TrainingSettings
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog, TrainingLog
 from quantpipe.training.loop import BatchSource, TrainResult, train
@@ -75,38 +79,98 @@ class TrainingJob:
 
 
 def fit(
-    job: TrainingJob,
+    settings: TrainingSettings,
+    detector: nn.Module,
+    dataset: DetectionDataset,
     held_out: DetectionDataset | None,
     context: Context,
     *,
-    tensorboard: Path | None,
-    num_ranks: int,
-    timeout_seconds: float,
+    image_size: int,
+    box_loss: Literal["giou", "siou"],
+    masks: Mapping[str, Tensor] | None = None,
+    distillation: Distillation | None = None,
+    part: Sequence[str] = (),
 ) -> TrainResult:
-    """Trains on ``num_ranks`` processes; this one leads, validates, saves and shows.
+    """Trains on ``settings.trainer.devices`` processes; this one leads, validates, saves and shows.
+
+    Args:
+        settings: Of the step that trains.
+        detector: Trained in place.
+        dataset: What to train on.
+        held_out: What to validate on; None validates nothing.
+        context: Of the step.
+        image_size: Pixels.
+        box_loss: "giou" or "siou".
+        masks: What multiplies the gradients, by parameter name.
+        distillation: None trains on the labels alone.
+        part: Names this training where a step does several.
 
     Raises:
         MachineError: A rank died or no longer answers; names it.
     """
+    job = TrainingJob(
+        detector=detector,
+        recipe=recipe(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            box_loss=box_loss,
+            schedule=with_precision(settings.schedule, settings.trainer),
+            loss=settings.loss,
+        ),
+        dataset=dataset,
+        image_size=image_size,
+        augmentation=augmentation(settings.augmentation),
+        seed=context.seed,
+        device=context.device,
+        num_workers=workers(settings.num_workers, context.device),
+        cache_mib=settings.cache_mib,
+        masks=masks,
+        distillation=distillation,
+        validate_every=settings.validate_every,
+        patience=settings.patience,
+        save_every=settings.save_every,
+        progress_folder=context.progress_folder.joinpath(*part),
+        description=": ".join((context.step, *part)),
+    )
+    folder = log_folder(settings.tensorboard, context.step, *part)
+    return _fit(job, held_out, context, folder, settings.trainer)
+
+
+def _fit(
+    job: TrainingJob,
+    held_out: DetectionDataset | None,
+    context: Context,
+    tensorboard: Path | None,
+    trainer: TrainerSettings,
+) -> TrainResult:
     validate = None if held_out is None else validator(held_out, job.image_size, context)
     with training_log(tensorboard, held_out, job.image_size, context) as log:
         return run_together(
             lambda team: _train(job, team, validate, log, context.progress),
             _train_along,
-            job,
-            size=num_ranks,
+            _Following(job=job, validates=validate is not None),
+            size=trainer.devices,
             device=job.device,
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=trainer.timeout_s,
         )
 
 
-def _train_along(team: Team, job: TrainingJob) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Following:
+    """What the other ranks are told: the job, and whether rank 0 will share scores of it."""
+
+    job: TrainingJob
+    validates: bool
+
+
+def _train_along(team: Team, following: _Following) -> None:
     """What the other ranks do: rank 0 validates, saves and shows for them."""
 
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    _train(job, team, validate, NoLog(), Silent())
+    _train(following.job, team, validate if following.validates else None, NoLog(), Silent())
 
 
 def _train(
@@ -127,7 +191,7 @@ def _train(
         rank=team.rank,
         num_ranks=team.size,
     )
-    device = torch.device("cuda", team.rank) if job.device == "cuda" else torch.device("cpu")
+    device = torch.device("cuda", team.local_rank) if job.device == "cuda" else torch.device("cpu")
     lessons = job.distillation
     return train(
         job.detector,

@@ -15,6 +15,7 @@ class ArtifactKind(StrEnum):
     HISTORY = "history"
     STATE_DICT = "state_dict"
     SCALES = "scales"
+    RANGES = "ranges"
     SENSITIVITY = "sensitivity"
     SENSITIVITY_TEXT = "sensitivity_text"
     PLAN = "plan"

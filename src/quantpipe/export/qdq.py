@@ -34,7 +34,8 @@ def insert_qdq(
 
     INT8, symmetric. A weight is cut to its range first, so that its codes stay within -127..127 as
     in fake quantization. For processors a tensor that cannot be negative becomes uint8 over the
-    same range, 0..amax: twice as fine as what fake quantization simulates, never coarser.
+    same range, 0..amax: twice as fine as what fake quantization simulates, never coarser. Biases
+    of quantized operations are corrected as the cache says.
 
     Args:
         model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
@@ -57,6 +58,7 @@ def insert_qdq(
             node.replace_input_with(0, tensors.quantized(_input(node, 0), amax))
             if node.op_type in CONVOLUTIONS:
                 _quantize_weight(edited.graph, node, _scale(scales, f"{name}.weight"), placement)
+        _correct_bias(edited.graph, nodes[name][0], name, scales)
     if placement.quantized_concat_inputs:
         _quantize_concat_inputs(edited.graph, tensors)
     edited.graph.sort()
@@ -173,6 +175,30 @@ def _quantize_weight(
     node.replace_input_with(1, dequantize.outputs[0])
     if placement.folded_weights and not weight.uses():
         del graph.initializers[str(weight.name)]
+
+
+def _correct_bias(graph: ir.Graph, node: ir.Node, name: str, scales: ScaleCache) -> None:
+    if name not in scales.bias_corrections:
+        return
+    correction = np.asarray(scales.bias_corrections[name], dtype=np.float32)
+    if node.op_type not in CONVOLUTIONS or correction.size != _num_channels(node):
+        raise ArtifactError(
+            f"'{name}' does not take {correction.size} bias corrections", hint="calibrate again"
+        )
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:  # exporters drop a bias of zeros
+        node.resize_inputs(3)
+        node.replace_input_with(2, _initializer(graph, f"{name}.bias", correction))
+        return
+    assert bias.const_value is not None
+    corrected = np.asarray(bias.const_value.numpy(), dtype=np.float32) + correction
+    bias.const_value = ir.tensor(corrected, name=bias.name)
+
+
+def _num_channels(node: ir.Node) -> int:
+    shape = _input(node, 1).shape
+    assert shape is not None
+    return shape.numpy()[1 if node.op_type == "ConvTranspose" else 0]
 
 
 def _weight_steps(

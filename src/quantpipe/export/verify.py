@@ -100,8 +100,9 @@ def verify_quantized(
 
     A value between two codes may be rounded either way, the difference grows through the network,
     and processors get activations on a grid twice as fine as the simulated one: no fixed limit on
-    the distance to the fake-quantized network fits. What is asked is that the file be no farther
-    from the float network than the fake-quantized one is; with a wrong or missing scale it is.
+    the distance to the fake-quantized network fits. What is asked is that the file be not much
+    farther from the float network than the fake-quantized one is; with a wrong or missing scale it
+    is. (It may be somewhat farther where biases are corrected for what the coarser grid shifts.)
 
     Args:
         quantized: The fake-quantized network: images (B, 3, S, S) to predictions.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,50 +15,47 @@ from torch.nn import functional as F  # noqa: N812
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.operations import KINDS
 from quantpipe.quantization.precision_plan import PrecisionPlan
-from quantpipe.quantization.rounding import fake_quantize
+from quantpipe.quantization.ranges import Fixed, Range, RangeRule
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
-from quantpipe.quantization.weight_ranges import channel_amax
 
-WeightRanges = Literal["fixed", "current"]
 Network = TypeVar("Network", bound=nn.Module)
 _Compute = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+# Functions with names rather than closures: ranks that train along get pickled copies.
+def _conv2d(settings: Mapping[str, Any], x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, **settings)
+
+
+def _conv_transpose2d(
+    settings: Mapping[str, Any], x: Tensor, weight: Any, bias: Tensor | None
+) -> Tensor:
+    return F.conv_transpose2d(x, weight, bias, **settings)
+
+
+def _max_pool2d(settings: Mapping[str, Any], x: Tensor, *_: None) -> Tensor:
+    pooled: Tensor = F.max_pool2d(x, **settings)
+    return pooled
+
+
+def _settings(module: nn.Module, *names: str) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in names}
 
 
 def _conv(module: nn.Module) -> _Compute:
     assert isinstance(module, nn.Conv2d)
     assert module.padding_mode == "zeros", "INT8 engines pad with zeros"
-    stride, padding, dilation, groups = (
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.groups,
-    )
-    return lambda x, weight, bias: F.conv2d(
-        x, cast(Tensor, weight), bias, stride, padding, dilation, groups
-    )
+    return partial(_conv2d, _settings(module, "stride", "padding", "dilation", "groups"))
 
 
 def _conv_transpose(module: nn.Module) -> _Compute:
-    assert isinstance(module, nn.ConvTranspose2d)
-    stride, padding, output_padding, groups, dilation = (
-        module.stride,
-        cast(tuple[int, ...], module.padding),
-        module.output_padding,
-        module.groups,
-        module.dilation,
-    )
-    return lambda x, weight, bias: F.conv_transpose2d(
-        x, cast(Tensor, weight), bias, stride, padding, output_padding, groups, dilation
-    )
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    return partial(_conv_transpose2d, _settings(module, *names))
 
 
 def _max_pool(module: nn.Module) -> _Compute:
-    assert isinstance(module, nn.MaxPool2d)
-    size, stride, padding = module.kernel_size, module.stride, module.padding
-    dilation, ceil_mode = module.dilation, module.ceil_mode
-    return lambda x, weight, bias: F.max_pool2d(  # noqa: ARG005
-        x, size, stride, padding, dilation, ceil_mode
-    )
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    return partial(_max_pool2d, _settings(module, *names))
 
 
 _COMPUTE: Mapping[type[nn.Module], Callable[[nn.Module], _Compute]] = {
@@ -67,15 +65,21 @@ _COMPUTE: Mapping[type[nn.Module], Callable[[nn.Module], _Compute]] = {
 }
 
 
-class FakeQuantized(nn.Module):
-    """An operation whose input and weight are rounded to integers of fixed ranges.
+_RANGES = {"_input_range", "_weight_range"}
 
-    Holds the parameters of the operation under their own names, and nothing else that a state dict
-    contains: a state dict of the float network fits, and the other way round.
+
+class FakeQuantized(nn.Module):
+    """An operation whose input and weight are rounded to integers of a range.
+
+    Holds the parameters of the operation under their own names. With fixed ranges a state dict
+    contains nothing else: one of the float network fits, and the other way round. Ranges that are
+    trained add entries; :func:`without_ranges` leaves them out.
 
     Attributes:
         enabled: False computes in float.
-        weight_ranges: ``fixed``: as calibrated; ``current``: the largest weights of the moment.
+        activation: The calibrated range of the input.
+        weight_scale: The calibrated range of the weight, where there is one.
+        bias_correction: (C_out,), added to the bias in INT8 only, or None.
     """
 
     def __init__(
@@ -83,11 +87,12 @@ class FakeQuantized(nn.Module):
         operation: nn.Module,
         activation: TensorScale,
         weight: TensorScale | None,
-        weight_ranges: WeightRanges,
+        rule: RangeRule,
+        shared_input_range: Range | None,
+        bias_correction: Tensor | None,
     ):
         super().__init__()
         self.enabled = True
-        self.weight_ranges = weight_ranges
         self.activation = activation
         self.weight_scale = weight
         self._compute = _COMPUTE[type(operation)](operation)
@@ -95,9 +100,13 @@ class FakeQuantized(nn.Module):
         self.bias: nn.Parameter | None
         for name in ("weight", "bias"):
             self.register_parameter(name, getattr(operation, name, None))
-        self.register_buffer("_input_amax", torch.tensor(activation.amax), persistent=False)
-        ranges = None if weight is None else torch.tensor(weight.amax)
-        self.register_buffer("_weight_amax", ranges, persistent=False)
+        # Only the first operation of a group registers their range, or it would be saved, and
+        # averaged, as often as it is used. A tuple hides it from the others' registration.
+        own = rule.of_input(activation) if shared_input_range is None else None
+        self._input_range = own
+        self._shared_input_range = (shared_input_range,)
+        self._weight_range = None if weight is None else rule.of_weight(weight)
+        self.register_buffer("bias_correction", bias_correction, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Maps (B, C_in, H, W) to (B, C_out, H', W') as the operation does."""
@@ -109,58 +118,99 @@ class FakeQuantized(nn.Module):
 
     def quantized(self, values: Tensor) -> Tensor:
         """Computes with rounded input and weight, whether enabled or not."""
-        amax = cast(Tensor, self._input_amax)
-        values = fake_quantize(values, amax, None, self.activation.max_level)
-        weight = self.weight
-        if weight is not None:
-            assert self.weight_scale is not None
-            axis, level = self.weight_scale.axis, self.weight_scale.max_level
-            return self._compute(
-                values, fake_quantize(weight, self.weight_amax(), axis, level), self.bias
-            )
-        return self._compute(values, None, None)
+        weight = self.weight if self._weight_range is None else self._weight_range(self.weight)
+        return self._compute(self.input_range(values), weight, self._corrected())
+
+    @property
+    def input_range(self) -> Range:
+        """The range of the input, which a group of operations may have in common."""
+        found = self._shared_input_range[0] or self._input_range
+        assert found is not None
+        return found
+
+    def _corrected(self) -> Tensor | None:
+        correction = cast(Tensor | None, self.bias_correction)
+        if self.bias is None or correction is None:
+            return self.bias
+        return self.bias + correction
 
     def weight_amax(self) -> Tensor:
         """Returns the weight ranges in use, (C_out,) or (1,)."""
         assert self.weight is not None
-        assert self.weight_scale is not None
-        fixed = cast(Tensor, self._weight_amax)
-        if self.weight_ranges == "fixed":
-            return fixed
-        current = channel_amax(self.weight, self.weight_scale.axis)
-        return torch.where(current > 0, current, fixed)
+        assert self._weight_range is not None
+        return self._weight_range.amax(self.weight)
+
+    def published_scales(self) -> list[TensorScale]:
+        """The ranges of this moment, to deploy with."""
+        found = [self.input_range.published(self.activation, None)]
+        if self.weight is not None:
+            assert self.weight_scale is not None
+            assert self._weight_range is not None
+            found.append(self._weight_range.published(self.weight_scale, self.weight))
+        return found
 
 
-def quantize(
-    network: Network,
-    scales: ScaleCache,
-    plan: PrecisionPlan | None = None,
-    *,
-    weight_ranges: WeightRanges = "fixed",
-) -> Network:
-    """Returns a copy of the network with its INT8 operations simulated.
+def quantize(network: Network, scales: ScaleCache, plan: PrecisionPlan | None = None) -> Network:
+    """Returns a copy of the network with its INT8 operations simulated, ranges as calibrated.
 
     Args:
         network: A deployed network (BatchNorm folded). Methods and parameter names are kept.
-        scales: Its ranges. Activation ranges never change.
+        scales: Its ranges.
         plan: None quantizes every operation of the cache.
-        weight_ranges: ``fixed`` is the published rule for training: ranges stay as calibrated.
-            ``current`` follows the weights.
+
+    Raises:
+        ArtifactError: A range is missing, or fits no operation of the network.
+    """
+    return quantize_to_train(network, scales, plan, rule=Fixed(), groups=())
+
+
+def quantize_to_train(
+    network: Network,
+    scales: ScaleCache,
+    plan: PrecisionPlan | None,
+    *,
+    rule: RangeRule,
+    groups: Collection[frozenset[str]],
+) -> Network:
+    """Returns a copy of the network with its INT8 operations simulated, to train through.
+
+    Args:
+        network: A deployed network (BatchNorm folded). Methods and parameter names are kept.
+        scales: Its ranges.
+        plan: None quantizes every operation of the cache.
+        rule: Whether and how ranges change.
+        groups: Of operations whose input ranges must stay one
+            (:func:`~quantpipe.quantization.graph.concat_groups`); each trains a single range.
 
     Raises:
         ArtifactError: A range is missing, or fits no operation of the network.
     """
     copied = copy.deepcopy(network)
     device = next(copied.parameters()).device
-    names = scales.operations() if plan is None else plan.quantized
-    for name in names:
+    group_of = {name: group for group in groups for name in group}
+    shared: dict[frozenset[str], Range] = {}
+    for name in scales.operations() if plan is None else plan.quantized:
         parent_path, _, leaf = name.rpartition(".")
         operation = _operation(copied, name)
         activation, weight = _ranges_of(operation, name, scales)
-        replacement = FakeQuantized(operation, activation, weight, weight_ranges).to(device)
-        replacement.train(operation.training)
+        group = group_of.get(name, frozenset({name}))
+        correction = _correction_of(operation, name, scales)
+        replacement = FakeQuantized(
+            operation, activation, weight, rule, shared.get(group), correction
+        )
+        replacement.to(device).train(operation.training)
+        shared.setdefault(group, replacement.input_range)
         setattr(copied.get_submodule(parent_path), leaf, replacement)
     return copied
+
+
+def without_ranges(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the entries of a fake-quantized network's state dict that its float self has too."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not _RANGES.intersection(name.split(".")[:-1])
+    }
 
 
 def _operation(network: nn.Module, name: str) -> nn.Module:
@@ -194,6 +244,20 @@ def _ranges_of(
             hint=hint,
         )
     return activation, weight
+
+
+def _correction_of(operation: nn.Module, name: str, scales: ScaleCache) -> Tensor | None:
+    values = scales.bias_corrections.get(name)
+    if values is None:
+        return None
+    bias = getattr(operation, "bias", None)
+    channels = 0 if bias is None else len(bias)
+    if len(values) != channels:
+        raise ArtifactError(
+            f"operation '{name}' has {channels} biases and {len(values)} corrections of them",
+            hint="calibrate this model",
+        )
+    return torch.tensor(values)
 
 
 def quantized_operations(network: nn.Module) -> dict[str, FakeQuantized]:

@@ -1,32 +1,124 @@
-"""What INT8 costs in each operation, as shares of what it costs in all of them."""
+"""The harm that each operation does on a set of images, and how sure a ranking by it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from quantpipe.quantization.sensitivity_table import SensitivityTable
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpipe.errors import DataError, NumericalError
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+_NUM_HALVINGS = 10
+_NUM_RESAMPLES = 100
 
 
-def shares_of_harm(table: SensitivityTable) -> dict[str, float]:
-    """Returns the share of each operation in the harm of all, by an additive model.
+class Harm(Protocol):
+    """The harm of K operations, larger is worse, as a function of the images that are counted."""
 
-    With method ``map`` the harm is an operation's drop of mAP (a text without the float network's
-    mAP: that behind the best operation), with the others its score; below zero counts as zero. All
-    shares are equal where no operation does harm.
+    @property
+    def num_images(self) -> int:
+        """N."""
+        ...
+
+    def resampled(self, multiplicities: Counts) -> Floats:
+        """Returns the harm, (R, K), where every image counts as often as (R, N) say."""
+        ...
+
+    def standard_errors(self, *, seed: int) -> Floats | None:
+        """Returns the standard error over the images, (K,); None where one image is all."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanHarm:
+    """A mean over images: ``values`` (K, N)."""
+
+    values: Floats
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return int(self.values.shape[1])
+
+    def resampled(self, multiplicities: Counts) -> Floats:
+        """Returns the means, (R, K)."""
+        means: Floats = multiplicities @ self.values.T / multiplicities.sum(axis=1, keepdims=True)
+        return means
+
+    def standard_errors(self, *, seed: int) -> Floats | None:  # noqa: ARG002
+        """Returns s / sqrt(N) with s the standard deviation over the images."""
+        if self.num_images < 2:
+            return None
+        spread: Floats = self.values.std(axis=1, ddof=1) / math.sqrt(self.num_images)
+        return spread
+
+
+def mean_harm(values: Mapping[str, Sequence[float]]) -> MeanHarm:
+    """Returns the harm of operations from one number for each of them and each image.
+
+    Raises:
+        DataError: There is no image.
+        NumericalError: A number is none; names the image and the operation.
     """
-    best = max(row.score for row in table.rows)
-    harm = {}
-    for row in table.rows:
-        lost = row.score
-        if table.method == "map":
-            lost = best - row.score if row.drop is None else row.drop
-        harm[row.name] = max(lost, 0.0)
-    total = sum(harm.values())
-    if total <= 0:
-        return dict.fromkeys(harm, 1 / len(harm))
-    return {name: value / total for name, value in harm.items()}
+    table = np.array(list(values.values()), dtype=np.float64)
+    if table.size == 0:
+        raise DataError("there is no image to rank the operations with")
+    for name, row in zip(values, table, strict=True):
+        if not np.isfinite(row).all():
+            image = int(np.argmin(np.isfinite(row)))
+            raise NumericalError(f"image {image} gives a NaN or an infinity for operation '{name}'")
+    return MeanHarm(values=table)
 
 
-def predicted_drops(shares: Mapping[str, float], all_int8: float) -> dict[str, float]:
-    """Returns the drop of mAP that each operation stands for when all of them lose ``all_int8``."""
-    return {name: share * max(all_int8, 0.0) for name, share in shares.items()}
+def bootstrap_errors(harm: Harm, *, seed: int) -> Floats:
+    """Returns the standard deviation of the harm over resamples of the images, (K,).
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, algorithm 6.1.
+    """
+    count = harm.num_images
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=_NUM_RESAMPLES)
+    spread: Floats = harm.resampled(drawn).std(axis=0, ddof=1)
+    return spread
+
+
+def reliability(harm: Harm, *, seed: int) -> float | None:
+    """Returns how well two halves of the images agree on the ranking.
+
+    The mean over random halvings of Spearman's rank correlation, 1 for the same order and about 0
+    for noise. It is the plain one: as all images together rank better than half of them, it is a
+    lower estimate for the ranking that is used. None for fewer than two images.
+    """
+    num_images = harm.num_images
+    if num_images < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    first = np.zeros((_NUM_HALVINGS, num_images), dtype=np.int64)
+    second = np.zeros_like(first)
+    for row in range(_NUM_HALVINGS):
+        order, half = rng.permutation(num_images), num_images // 2
+        first[row, order[:half]] = 1
+        second[row, order[half : 2 * half]] = 1
+    pairs = zip(harm.resampled(first), harm.resampled(second), strict=True)
+    return float(np.mean([spearman(one, other) for one, other in pairs]))
+
+
+def spearman(first: Floats, second: Floats) -> float:
+    """Returns Spearman's rank correlation; ties share their mean rank, a constant gives 0."""
+    ranks = np.stack([_ranks(first), _ranks(second)])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    norm = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float(centred[0] @ centred[1]) / norm if norm > 0 else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, times = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(times) - (times + 1) / 2)[place]
+    return ranks

@@ -14,7 +14,7 @@ from quantpipe.files import write_json
 from quantpipe.quantization.json_reader import expect, read_document
 
 FORMAT = "quantpipe-scales"
-VERSION = 1
+VERSION = 2
 
 # A range for values that are all zero: its INT8 scale is the smallest normal half-precision number,
 # so that an FP16 graph can hold it.
@@ -82,15 +82,25 @@ class ScaleCache:
 
     Attributes:
         scales: By tensor name.
+        bias_corrections: What an operation that runs in INT8 adds to its bias, one value per output
+            channel, by operation. In float it adds nothing: the correction is for what rounding
+            shifts.
         weights_digest: Of the weights.
         data_digest: Of the calibration images, in their order.
         preprocessing: What was done to them: image size, letterbox, ...
     """
 
     scales: Mapping[str, TensorScale]
+    bias_corrections: Mapping[str, tuple[float, ...]]
     weights_digest: str
     data_digest: str
     preprocessing: Mapping[str, str | int | float]
+
+    def __post_init__(self) -> None:
+        for operation, values in self.bias_corrections.items():
+            _require(f"{operation}.input" in self.scales, f"'{operation}' has no range")
+            finite = len(values) > 0 and all(math.isfinite(value) for value in values)
+            _require(finite, f"the bias correction of '{operation}' is not finite")
 
     def require_weights(self, digest: str, *, path: Path | None = None) -> None:
         """Refuses weights other than those the ranges were made from.
@@ -117,6 +127,7 @@ class ScaleCache:
             "weights_digest": self.weights_digest,
             "data_digest": self.data_digest,
             "preprocessing": dict(self.preprocessing),
+            "bias_corrections": {n: list(v) for n, v in self.bias_corrections.items()},
             "scales": [
                 {
                     "name": scale.name,
@@ -152,6 +163,7 @@ def build_scale_cache(
             scales[weight] = weights[weight]
     return ScaleCache(
         scales=scales,
+        bias_corrections={},
         weights_digest=weights_digest,
         data_digest=data_digest,
         preprocessing=preprocessing,
@@ -176,6 +188,10 @@ def load_scales(path: Path) -> ScaleCache:
         _require(len(set(names)) == len(names), "a tensor is listed twice")
         return ScaleCache(
             scales={scale.name: scale for scale in scales},
+            bias_corrections={
+                name: _numbers(f"bias_corrections.{name}", values)
+                for name, values in expect(document, "bias_corrections", dict).items()
+            },
             weights_digest=expect(document, "weights_digest", str),
             data_digest=expect(document, "data_digest", str),
             preprocessing=_preprocessing(expect(document, "preprocessing", dict)),
@@ -186,20 +202,22 @@ def load_scales(path: Path) -> ScaleCache:
 
 def _scale(item: Any) -> TensorScale:
     axis = item.get("axis") if isinstance(item, dict) else None
-    amax = expect(item, "amax", list)
-    _require(
-        all(isinstance(value, float | int) and not isinstance(value, bool) for value in amax),
-        f"amax is {json.dumps(amax)[:60]}",
-    )
+    amax = _numbers("amax", expect(item, "amax", list))
     _require(axis is None or type(axis) is int, f"axis is {axis!r}")
     return TensorScale(
         name=expect(item, "name", str),
         kind=expect(item, "kind", str),
         axis=axis,
-        amax=tuple(float(value) for value in amax),
+        amax=amax,
         bits=expect(item, "bits", int),
         method=expect(item, "method", str),
     )
+
+
+def _numbers(what: str, values: Any) -> tuple[float, ...]:
+    numeric = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    _require(numeric, f"{what} is {json.dumps(values)[:60]}")
+    return tuple(float(value) for value in values)
 
 
 def _preprocessing(values: dict[str, Any]) -> dict[str, str | int | float]:

@@ -1,151 +1,163 @@
-"""How much each operation suffers from INT8: every one quantized alone and scored.
+"""How much each operation suffers from INT8: one interface over four ways to find out.
 
-The ``map`` method of partial quantization (YOLOv6, arXiv 2209.02976, section 2.5): slow, exact, and
-resumable. The cheap estimates are in :mod:`quantpipe.quantization.damage`.
+A method measures or estimates the harm of every operation on the same images
+(:mod:`~quantpipe.quantization.measured_damage`, :mod:`~quantpipe.quantization.estimated_damage`);
+what a ranking by it is worth and what it cost is told in the same way for all.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from torch import nn
 
-from quantpipe.errors import ArtifactError, Interrupted, NumericalError
-from quantpipe.files import canonical_json, sha256_bytes, write_json
 from quantpipe.progress import Progress
-from quantpipe.quantization.fake_quantize import only_quantized, quantize
-from quantpipe.quantization.json_reader import expect, read_document
+from quantpipe.quantization.harm import Harm, reliability
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity_table import (
     Accuracy,
+    Direction,
+    SensitivityMethod,
     SensitivityRow,
     SensitivityTable,
     sorted_table,
 )
 
-Score = Callable[[nn.Module], tuple[float, float]]
-
-_RECORD_FORMAT = "quantpipe-sensitivity-record"
-_RECORD_VERSION = 1
-_BASELINE = "(float)"
+B = TypeVar("B")
 
 
-def score_sensitivity(
-    network: nn.Module,
-    scales: ScaleCache,
-    operations: Sequence[Operation],
-    score: Score,
-    *,
-    progress: Progress,
-    progress_folder: Path,
-) -> SensitivityTable:
-    """Scores the float network, and the network with each operation alone in INT8.
+class Sharers(Protocol):
+    """The processes that share a ranking; each calls the same in the same order."""
 
-    Args:
-        network: A deployed float network in evaluation mode.
-        scales: Its ranges.
-        operations: Those to rank, in execution order.
-        score: Returns (mAP50, mAP 50:95) of a network; an ``Accuracy`` is one. It has to give the
-            same for the same network.
-        progress: Shows the operations.
-        progress_folder: Keeps one record for every score, so that a run that was stopped goes on
-            from there. Records of other scales and damaged ones are scored again.
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        ...
 
-    Raises:
-        NumericalError: A score is NaN.
-        Interrupted: A signal asked to stop; what was scored is kept.
-    """
-    quantized = quantize(network, scales)
-    records = _Records(folder=progress_folder, identity=_identity(scales))
-    names = [_BASELINE, *(operation.name for operation in operations)]
-    scores = {name: found for name in names if (found := records.read(name)) is not None}
-    missing = [name for name in names if name not in scores]
-    for name in progress.track(
-        missing, "sensitivity", total=len(names), done=len(names) - len(missing)
-    ):
-        progress.status(name)
-        with only_quantized(quantized, () if name == _BASELINE else (name,)):
-            scores[name] = _checked(name, score(quantized))
-        records.write(name, scores[name])
-        if progress.should_stop():
-            raise Interrupted(signal.SIGTERM)
-    return _table(scores, [operation.name for operation in operations], scales.weights_digest)
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
 
-
-def _table(
-    scores: dict[str, Accuracy], names: Sequence[str], weights_digest: str
-) -> SensitivityTable:
-    baseline = scores[_BASELINE].map
-    rows = [
-        SensitivityRow(
-            name=name,
-            score=scores[name].map,
-            map50=scores[name].map50,
-            map=scores[name].map,
-            drop=baseline - scores[name].map,
-        )
-        for name in names
-    ]
-    return sorted_table("map", rows, baseline=baseline, weights_digest=weights_digest)
-
-
-def _checked(name: str, score: tuple[float, float]) -> Accuracy:
-    accuracy = Accuracy(*(float(value) for value in score))
-    if not all(math.isfinite(value) for value in accuracy):
-        raise NumericalError(f"the network with '{name}' quantized scores {tuple(accuracy)}")
-    return accuracy
-
-
-def _identity(scales: ScaleCache) -> str:
-    return sha256_bytes(canonical_json(scales.to_document()).encode())
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in their order, in every process."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Records:
-    """One small file for each score."""
+class Subject(Generic[B]):
+    """The operations to rank, and the images to rank them on.
 
-    folder: Path
-    identity: str
+    Attributes:
+        network: A deployed float network in evaluation mode.
+        scales: Its ranges.
+        operations: In execution order.
+        direction: ``only``: each operation alone in INT8, against the float network;
+            ``all_but``: each alone in float inside the INT8 network, against that network.
+        batches: Of the images; read once.
+        num_batches: How many there are.
+        batch_size: The images of each of them but the last.
+        team: Who shares the work; every process has all batches.
+        seed: Of projections, resamples and halvings.
+        progress: Shows the work.
+        progress_folder: Keeps what is measured, so that a run that was stopped goes on from there.
+    """
 
-    def read(self, name: str) -> Accuracy | None:
-        path = self._path(name)
-        if not path.exists():
-            return None
-        try:
-            document = read_document(path, _RECORD_FORMAT, _RECORD_VERSION)
-            scored = expect(document, "scored", dict)
-            if document.get("sha256") != _digest(scored):
-                return None
-            if scored.get("identity") != self.identity or scored.get("name") != name:
-                return None
-            return Accuracy(expect(scored, "map50", float), expect(scored, "map", float))
-        except ArtifactError:
-            return None
+    network: nn.Module
+    scales: ScaleCache
+    operations: Sequence[Operation]
+    direction: Direction
+    batches: Iterable[B]
+    num_batches: int
+    batch_size: int
+    team: Sharers
+    seed: int
+    progress: Progress
+    progress_folder: Path
 
-    def write(self, name: str, accuracy: Accuracy) -> None:
-        scored = {
-            "identity": self.identity,
-            "name": name,
-            "map50": accuracy.map50,
-            "map": accuracy.map,
-        }
-        document = {
-            "format": _RECORD_FORMAT,
-            "version": _RECORD_VERSION,
-            "scored": scored,
-            "sha256": _digest(scored),
-        }
-        write_json(self._path(name), document)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operations by name."""
+        return tuple(operation.name for operation in self.operations)
 
 
-def _digest(scored: dict[str, object]) -> str:
-    return sha256_bytes(json.dumps(scored, sort_keys=True).encode())
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a method found.
+
+    Attributes:
+        harm: Of the operations, in their order.
+        seconds: The time that it took: of the slowest process, and of all runs together where it
+            was stopped.
+        passes: How often each image went through the network, forward or backward; a pass that
+            reused the outputs of some operations counts by the share of those it computed.
+        accuracies: Of the network with each operation switched, where that is measured.
+        baseline: mAP 50:95 of the network with none switched, likewise.
+    """
+
+    harm: Harm
+    seconds: float
+    passes: float
+    accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
+    baseline: float | None = None
+
+
+Method = Callable[[Subject[B]], Measured]
+
+
+def rank_operations(
+    name: SensitivityMethod, method: Method[B], subject: Subject[B]
+) -> SensitivityTable:
+    """Ranks the operations from harmless to harmful.
+
+    Raises:
+        DataError: There is no image.
+        NumericalError: A score is no number.
+        Interrupted: A signal asked to stop; what was measured is kept.
+    """
+    measured = method(subject)
+    harm = measured.harm
+    once = np.ones((1, harm.num_images), dtype=np.int64)
+    errors = harm.standard_errors(seed=subject.seed)
+    rows = [
+        _row(
+            operation,
+            float(value),
+            None if errors is None else float(errors[index]),
+            measured.accuracies.get(operation),
+        )
+        for index, (operation, value) in enumerate(
+            zip(subject.names, harm.resampled(once)[0], strict=True)
+        )
+    ]
+    return sorted_table(
+        name,
+        rows,
+        direction=subject.direction,
+        baseline=measured.baseline,
+        weights_digest=subject.scales.weights_digest,
+        num_images=harm.num_images,
+        seconds=measured.seconds,
+        passes=measured.passes,
+        reliability=reliability(harm, seed=subject.seed),
+    )
+
+
+def _row(
+    name: str, harm: float, standard_error: float | None, accuracy: Accuracy | None
+) -> SensitivityRow:
+    if accuracy is None:
+        return SensitivityRow(name=name, score=harm, standard_error=standard_error)
+    return SensitivityRow(
+        name=name,
+        score=accuracy.map,
+        standard_error=standard_error,
+        map50=accuracy.map50,
+        map=accuracy.map,
+        drop=harm,
+    )

@@ -1,10 +1,10 @@
-"""The sensitivity table: what quantizing each operation alone does, harmless ones first."""
+"""The sensitivity table: what INT8 in each operation does, harmless ones first."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,9 +14,10 @@ from quantpipe.files import write_atomic, write_json
 from quantpipe.quantization.json_reader import expect, read_document
 
 FORMAT = "quantpipe-sensitivity"
-VERSION = 1
+VERSION = 2
 
-SensitivityMethod = Literal["map", "output", "gradient"]
+SensitivityMethod = Literal["map", "loss", "output", "gradient"]
+Direction = Literal["only", "all_but"]
 
 
 class Accuracy(NamedTuple):
@@ -32,12 +33,12 @@ class SensitivityRow:
 
     Attributes:
         name: The operation.
-        score: ``map``: mAP 50:95 with this operation alone quantized, larger is harmless;
-            ``output``, ``gradient``: estimated damage, smaller is harmless.
-        standard_error: Of the score over the images, where the method gives one.
-        map50: With this operation alone quantized.
+        score: ``map``: mAP 50:95 with this operation switched; the other methods: the damage that
+            it does, smaller is harmless.
+        standard_error: Over the images; of ``drop`` for ``map``, else of the score.
+        map50: With this operation switched.
         map: Likewise.
-        drop: Of mAP 50:95 against the float network.
+        drop: Of mAP 50:95 that this operation in INT8 costs, in the direction that was measured.
     """
 
     name: str
@@ -55,14 +56,26 @@ class SensitivityTable:
     Attributes:
         method: How they were scored.
         rows: In order; ties stay in execution order.
-        baseline: mAP 50:95 of the float network, for ``map``.
+        baseline: mAP 50:95 with no operation switched, for ``map``.
         weights_digest: Of the weights that were scored; None where a file did not say.
+        direction: ``only``: each operation alone was in INT8; ``all_but``: each alone was in float,
+            inside the INT8 network.
+        num_images: On which they were scored, where known; likewise what follows.
+        seconds: That it took; no part of what tables are compared by.
+        passes: Of the network for each image.
+        reliability: Rank correlation of the rankings by two halves of the images, see
+            :func:`~quantpipe.quantization.harm.reliability`.
     """
 
     method: SensitivityMethod
     rows: tuple[SensitivityRow, ...]
     baseline: float | None
     weights_digest: str | None
+    direction: Direction = "only"
+    num_images: int | None = None
+    seconds: float | None = field(default=None, compare=False)
+    passes: float | None = None
+    reliability: float | None = None
 
     def require_weights(self, digest: str, *, path: Path | None = None) -> None:
         """Refuses weights other than those that were scored; a table that names none passes.
@@ -106,15 +119,28 @@ def sorted_table(
     *,
     baseline: float | None,
     weights_digest: str | None,
+    direction: Direction = "only",
+    num_images: int | None = None,
+    seconds: float | None = None,
+    passes: float | None = None,
+    reliability: float | None = None,
 ) -> SensitivityTable:
     """Sorts rows given in execution order from harmless to harmful, stably.
 
-    ``map`` by mAP 50:95 descending, the others by damage ascending.
+    By damage ascending; ``map`` by mAP 50:95: descending where the operation was alone in INT8,
+    ascending where it was alone in float.
     """
-    sign = -1.0 if method == "map" else 1.0
-    ordered = tuple(sorted(rows, key=lambda row: sign * row.score))
+    sign = -1.0 if method == "map" and direction == "only" else 1.0
     return SensitivityTable(
-        method=method, rows=ordered, baseline=baseline, weights_digest=weights_digest
+        method=method,
+        rows=tuple(sorted(rows, key=lambda row: sign * row.score)),
+        baseline=baseline,
+        weights_digest=weights_digest,
+        direction=direction,
+        num_images=num_images,
+        seconds=seconds,
+        passes=passes,
+        reliability=reliability,
     )
 
 
@@ -124,6 +150,11 @@ def save_table(path: Path, table: SensitivityTable) -> None:
         "format": FORMAT,
         "version": VERSION,
         "method": table.method,
+        "direction": table.direction,
+        "num_images": table.num_images,
+        "seconds": table.seconds,
+        "passes": table.passes,
+        "reliability": table.reliability,
         "baseline": table.baseline,
         "weights_digest": table.weights_digest,
         "rows": [asdict(row) for row in table.rows],
@@ -137,17 +168,21 @@ def load_table(path: Path) -> SensitivityTable:
     Raises:
         ArtifactError: The file is damaged, of another version, or out of order.
     """
-    document = read_document(path, FORMAT, VERSION)
     try:
-        method = expect(document, "method", str)
-        if method not in get_args(SensitivityMethod):
-            raise ArtifactError(f"unknown sensitivity method '{method}'")
+        document = read_document(path, FORMAT, VERSION)
+        method = _one_of(document, "method", SensitivityMethod)
+        direction = _one_of(document, "direction", Direction)
         rows = [_row(item) for item in expect(document, "rows", list)]
         table = sorted_table(
             method,
             rows,
             baseline=_optional(document, "baseline", float),
             weights_digest=_optional(document, "weights_digest", str),
+            direction=direction,
+            num_images=_optional(document, "num_images", int),
+            seconds=_optional(document, "seconds", float),
+            passes=_optional(document, "passes", float),
+            reliability=_optional(document, "reliability", float),
         )
         _require_sound(table, rows)
     except ArtifactError as error:
@@ -159,8 +194,12 @@ def write_published_text(path: Path, table: SensitivityTable) -> None:
     """Writes ``name mAP50 mAP50:95`` lines, as YOLOv6 publishes its tables.
 
     Raises:
-        ArtifactError: The table holds no mAP.
+        ArtifactError: The table holds no mAP of operations that were alone in INT8.
     """
+    if table.direction != "only":
+        raise ArtifactError(
+            "the published text is of operations alone in INT8, not in float", path=path
+        )
     lines = []
     for row in table.rows:
         if row.map50 is None or row.map is None:
@@ -216,6 +255,13 @@ def _row(item: Any) -> SensitivityRow:
         map=_optional(item, "map", float),
         drop=_optional(item, "drop", float),
     )
+
+
+def _one_of(document: Any, key: str, choices: Any) -> Any:
+    value = expect(document, key, str)
+    if value not in get_args(choices):
+        raise ArtifactError(f"unknown sensitivity {key} '{value}'")
+    return value
 
 
 def _optional(item: Any, key: str, kind: type[Any]) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration import Statistics
@@ -22,9 +25,18 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     index = {
         "num_images": statistics.num_images,
         "operations": {name: numbers[id(h)] for name, h in statistics.histograms.items()},
-        "histograms": [{"width": h.width, "amax": h.amax} for h in distinct],
+        "histograms": [
+            {"width": h.width, "amax": h.amax, "image_amax": h.image_amax} for h in distinct
+        ],
     }
-    arrays = {str(number): histogram.counts for number, histogram in enumerate(distinct)}
+    arrays: dict[str, NDArray[Any]] = {
+        str(number): histogram.counts for number, histogram in enumerate(distinct)
+    }
+    arrays |= {
+        _images(number): histogram.image_matrix()
+        for number, histogram in enumerate(distinct)
+        if histogram.image_amax
+    }
     text = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **{_INDEX: text}, **arrays)
@@ -40,7 +52,7 @@ def load_statistics(path: Path) -> Statistics:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             index = json.loads(arrays[_INDEX].tobytes())
             histograms = [
-                _histogram(arrays[str(number)], **limits)
+                _histogram(arrays, number, **limits)
                 for number, limits in enumerate(index["histograms"])
             ]
         shared = {name: histograms[number] for name, number in index["operations"].items()}
@@ -52,8 +64,19 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _histogram(
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]], *, width: float, amax: float
+    arrays: Mapping[str, NDArray[Any]],
+    number: int,
+    *,
+    width: float,
+    amax: float,
+    image_amax: list[float],
 ) -> Histogram:
     histogram = Histogram()
-    histogram.counts, histogram.width, histogram.amax = counts, width, amax
+    histogram.counts, histogram.width, histogram.amax = arrays[str(number)], width, amax
+    if image_amax:
+        histogram.images, histogram.image_amax = list(arrays[_images(number)]), image_amax
     return histogram
+
+
+def _images(number: int) -> str:
+    return f"{number}-images"

@@ -36,6 +36,7 @@ def toolkit_amax(
     *,
     method: CalibrationMethod,
     percentile: float | None = None,
+    image_names: Sequence[str] = (),
     progress: Progress,
     total: int | None = None,
 ) -> dict[str, float]:
@@ -56,12 +57,14 @@ def toolkit_amax(
         )
     calibrators = {operation.name: make_calibrator(method) for operation in operations}
 
-    def observe(name: str, values: Tensor) -> None:
+    def observe(name: str, values: Tensor, first_image: int) -> None:  # noqa: ARG001
         # The toolkit divides by the maximum of what it sees first.
         if name in calibrators and bool(values.any()):
             calibrators[name].collect(values)
 
-    run_calibration(network, batches, observe, progress=progress, total=total)
+    run_calibration(
+        network, batches, observe, image_names=image_names, progress=progress, total=total
+    )
     amax = {
         name: solve_calibrator(calibrator, method, percentile)
         for name, calibrator in progress.track(

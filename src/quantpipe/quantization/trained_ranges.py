@@ -14,19 +14,10 @@ from quantpipe.quantization.weight_ranges import channel_amax
 def scales_of(network: nn.Module) -> dict[str, TensorScale]:
     """Returns the ranges that a fake-quantized network computes with at this moment.
 
-    After training with fixed ranges these are the calibrated ones: the ranges to deploy with, since
-    the weights have learned to fit them.
+    With fixed ranges these are the calibrated ones, which the weights have learned to fit.
     """
-    scales = {}
-    for operation in quantized_operations(network).values():
-        scales[operation.activation.name] = operation.activation
-        if (weight := operation.weight_scale) is not None:
-            amax = tuple(float(value) for value in operation.weight_amax())
-            unchanged = operation.weight_ranges == "fixed"
-            scales[weight.name] = (
-                weight if unchanged else dataclasses.replace(weight, amax=amax, method="max")
-            )
-    return scales
+    operations = quantized_operations(network).values()
+    return {s.name: s for operation in operations for s in operation.published_scales()}
 
 
 def scales_after_training(

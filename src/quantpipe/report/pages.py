@@ -19,9 +19,14 @@ from quantpipe.report.html import Chart, Example
 from quantpipe.report.summary import Summary, batch_names
 
 _HARM = {
-    "map": "loss of mAP 50:95 with this operation alone in INT8, points",
-    "output": "noise at the outputs with this operation alone in INT8, share of the signal",
-    "gradient": "estimated noise at the outputs from this operation in INT8",
+    "map": "loss of mAP 50:95, points",
+    "loss": "growth of the detection loss",
+    "output": "error of the outputs",
+    "gradient": "estimated error of the outputs",
+}
+_DIRECTION = {
+    "only": "from this operation alone in INT8",
+    "all_but": "that this operation alone in float would spare the INT8 network",
 }
 
 
@@ -70,20 +75,27 @@ def examples(path: Path | None) -> list[Example]:
 def _sensitivity(path: Path, plan: Path | None) -> Chart | None:
     table = json.loads(path.read_bytes())
     in_points = table["method"] == "map"
+    unit = 100 if in_points else 1
     kept = set() if plan is None else _float_operations(json.loads(plan.read_bytes()))
     bars = [
         SensitivityBar(
             name=row["name"],
-            harm=100 * row["drop"] if in_points else row["score"],
-            standard_error=row["standard_error"],
+            harm=unit * (row["drop"] if in_points else row["score"]),
+            standard_error=None if row["standard_error"] is None else unit * row["standard_error"],
             is_float=row["name"] in kept,
         )
         for row in table["rows"]
     ]
-    svg = sensitivity_chart(
-        bars, boundary=_boundary(bars), harm_label=_HARM.get(table["method"], "harm")
-    )
-    return _chart("Sensitivity of the operations", "From harmless to harmful.", svg)
+    label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
+    svg = sensitivity_chart(bars, boundary=_boundary(bars), harm_label=label)
+    return _chart("Sensitivity of the operations", _worth(table), svg)
+
+
+def _worth(table: Mapping[str, Any]) -> str:
+    text = f"From harmless to harmful, on {table['num_images']} images; bars are standard errors."
+    if table["reliability"] is None:
+        return text
+    return f"{text} Rankings by two halves of the images correlate by {table['reliability']:.2f}."
 
 
 def _boundary(bars: Sequence[SensitivityBar]) -> int | None:

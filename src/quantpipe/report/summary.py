@@ -65,6 +65,7 @@ class Variant(TypedDict):
     map: float | None
     map50: float | None
     drop_vs_fp32: float | None
+    agreement: float | None  # mAP against the confident detections of the fp32 variant
     latency_ms: dict[str, Latency]
     fps: dict[str, float]
     size_mb: float | None
@@ -103,6 +104,7 @@ class Measurement:
     image_size: int
     map: float | None = None
     map50: float | None = None
+    agreement: float | None = None
     latency: Mapping[int, Latency] = field(default_factory=dict)
     fps: Mapping[int, float] = field(default_factory=dict)
     size_mb: float | None = None
@@ -191,6 +193,7 @@ def _variant(measurement: Measurement, measurements: Sequence[Measurement]) -> V
         map=measurement.map,
         map50=measurement.map50,
         drop_vs_fp32=_drop(measurement, measurements),
+        agreement=measurement.agreement,
         latency_ms={f"b{size}": measurement.latency[size] for size in sorted(measurement.latency)},
         fps={f"b{size}": fps[size] for size in sorted(fps)},
         size_mb=measurement.size_mb,

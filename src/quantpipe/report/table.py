@@ -23,7 +23,7 @@ from quantpipe.report.summary import StageTime, Summary, Variant, batch_names, s
 NUM_TEXT_COLUMNS = 3
 """Leading columns of the variant table that hold words; the others hold numbers."""
 
-_EXPENDABLE = ("float layers", "ms b1", "mAP 50", "engine", "vs half")
+_EXPENDABLE = ("float layers", "ms b1", "mAP 50", "engine", "agreement", "vs half")
 _BORDER = 3  # a line and a space on either side of each cell
 
 
@@ -38,8 +38,9 @@ class TextTable:
 def variant_text(summary: Summary) -> TextTable:
     """Returns one row for each variant; average precision and drop in points, as published.
 
-    A positive drop is lost precision. The speed-up is against the float model at half precision,
-    for each batch size in turn.
+    A positive drop is lost precision; agreement is the precision against what the float variant is
+    confident of, 100 where it finds the same. The speed-up is against the float model at half
+    precision, for each batch size in turn.
     """
     batches = batch_names(summary)
     return TextTable(
@@ -50,6 +51,7 @@ def variant_text(summary: Summary) -> TextTable:
             "size",
             "mAP 50:95",
             "drop",
+            "agreement",
             "mAP 50",
             *(f"ms {batch}" for batch in batches[:1]),
             *(f"fps {batch}" for batch in batches),
@@ -129,6 +131,7 @@ def _variant_row(summary: Summary, variant: Variant, batches: list[str]) -> tupl
         str(variant["image_size"]),
         percent(variant["map"]),
         percent(variant["drop_vs_fp32"]),
+        percent(variant["agreement"]),
         percent(variant["map50"]),
         *(
             milliseconds(latency[batch]["p50"] if batch in latency else None)

@@ -12,6 +12,7 @@ from quantpipe.errors import MachineError
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Augmentation
+    from quantpipe.training.losses import DetectionLoss
     from quantpipe.training.recipe import Recipe
 
 Fraction = Annotated[float, Between(0, 1)]
@@ -95,6 +96,24 @@ def recipe(
         box_loss=box_loss,
         **vars(schedule),
         **vars(loss),
+    )
+
+
+def detection_loss(loss: LossSettings, box_loss: Literal["giou", "siou"]) -> DetectionLoss:
+    """The loss as the training package computes it."""
+    from quantpipe.detector.architecture import STRIDES
+    from quantpipe.training.losses import DetectionLoss
+
+    return DetectionLoss(
+        strides=STRIDES,
+        box_loss=box_loss,
+        topk=loss.assignment_topk,
+        alpha=loss.assignment_alpha,
+        beta=loss.assignment_beta,
+        focal_alpha=loss.focal_alpha,
+        focal_gamma=loss.focal_gamma,
+        classification_weight=loss.classification_weight,
+        box_weight=loss.box_weight,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from quantpipe.core.schema import Between, ExecutionOnly
+from quantpipe.distributed.launch import require_size
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.recipe import ScheduleSettings
 
@@ -19,12 +20,13 @@ class TrainerSettings:
     timeout_s: Annotated[float, Between(1), ExecutionOnly()]
 
 
-def check_batch(batch_size: int, trainer: TrainerSettings) -> None:
-    """Refuses a batch that cannot be shared evenly.
+def check_ranks(batch_size: int, trainer: TrainerSettings) -> None:
+    """Refuses a batch that cannot be shared evenly, and ranks other than a launcher's.
 
     Raises:
         ConfigurationError: Names both numbers.
     """
+    require_size(trainer.devices)
     if batch_size % trainer.devices:
         raise ConfigurationError(
             f"{batch_size} images cannot be shared by {trainer.devices} devices",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,27 +12,29 @@ from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
+from quantpipe.settings.adjustment import AdjustmentSettings, WeightRounding
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.recipe import BatchSize
+from quantpipe.settings.trainer import TrainerSettings, check_ranks
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from quantpipe.data.dataset import DetectionDataset
+    from quantpipe.assembly.calibration import CalibrationImages
+    from quantpipe.detector.network import Detector
     from quantpipe.quantization.operations import Operation
+    from quantpipe.quantization.range_intervals import Solve
     from quantpipe.quantization.scale_cache import TensorScale
 
 
-_STATISTICS, _STATISTICS_VERSION = "statistics.npz", 1
-
-Method = Literal["max", "percentile", "entropy", "mse"]
+Method = Literal["max", "percentile", "entropy", "mse", "auto"]
+_LEAVE_OUT = "leave one of the two out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
     """Settings of the stage; see ``conf/stage/calibrate.yaml``."""
 
+    trainer: TrainerSettings
     data: DataSettings
     split: Split
     method: Method | None
@@ -42,6 +44,11 @@ class CalibrateConfig:
     batch_size: BatchSize
     implementation: Literal["quantpipe", "toolkit"]
     from_checkpoint: Path | None
+    bootstrap: Annotated[int, Between(0, 100_000)]
+    max_spread: Annotated[float, Between(0, open_low=True)]
+    bias_correction: bool
+    weight_rounding: WeightRounding
+    adjustment: AdjustmentSettings
 
     def __post_init__(self) -> None:
         if self.method == "percentile" and self.percentile is None:
@@ -52,7 +59,26 @@ class CalibrateConfig:
             raise ConfigurationError(
                 f"{self.percentile:g} means nothing to method={self.method}",
                 path="percentile",
-                hint="leave one of the two out",
+                hint=_LEAVE_OUT,
+            )
+        if self.bootstrap == 1:
+            raise ConfigurationError(
+                "one resample has no spread", path="bootstrap", hint="take 200, or 0 for none"
+            )
+        if self.from_checkpoint is not None or self.implementation == "toolkit":
+            self._refuse_what_images_must_be_counted_for()
+
+    def _refuse_what_images_must_be_counted_for(self) -> None:
+        key = "implementation" if self.from_checkpoint is None else "from_checkpoint"
+        if self.method == "auto":
+            raise ConfigurationError(
+                f"auto does not go with {key}={getattr(self, key)}", path="method", hint=_LEAVE_OUT
+            )
+        if self.bootstrap:
+            raise ConfigurationError(
+                f"{self.bootstrap} resamples do not go with {key}={getattr(self, key)}",
+                path="bootstrap",
+                hint=_LEAVE_OUT,
             )
 
 
@@ -64,6 +90,7 @@ def method_of(config: CalibrateConfig) -> Method:
 def check(config: CalibrateConfig) -> None:
     """Finds missing data and files, and what the toolkit cannot do on a processor."""
     check_data(config.data)
+    check_ranks(config.batch_size, config.trainer)
     given = config.from_checkpoint
     if given is not None and not given.is_file():
         raise ArtifactError("is not there", path=given, hint="see calibrate.from_checkpoint")
@@ -85,9 +112,11 @@ def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Folds BatchNorm, collects ranges, writes the deployable checkpoint and its scales."""
+    """Folds BatchNorm, collects ranges, fits to INT8, writes checkpoint and scales."""
     import torch
 
+    from quantpipe.assembly.adjustment import fit_to_int8
+    from quantpipe.assembly.calibration import CalibrationImages
     from quantpipe.assembly.images import sample
     from quantpipe.assembly.networks import require_classes, with_weights
     from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
@@ -105,15 +134,20 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     network = network if trained.form == "deploy" else fold_batch_norm(network)
     network = network.to(context.device).eval()
     checkpoint = with_weights(trained, network, form="deploy")
-    save_checkpoint(outputs["checkpoint"], checkpoint)
 
     size = trained.image_size
     example = torch.zeros(1, 3, size, size, device=context.device)
     operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
+    images = CalibrationImages(
+        dataset=dataset,
+        chosen=chosen,
+        image_size=size,
+        batch_size=config.batch_size,
+    )
     method = METHOD if config.from_checkpoint is not None else method_of(config)
     amax, weights = _ranges(
-        config, network, operations, dataset, chosen, size, checkpoint.weights_digest, context
+        config, network, operations, images, checkpoint.weights_digest, outputs, context
     )
     cache = build_scale_cache(
         unify(amax, concat_groups(network, example)),
@@ -123,22 +157,36 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         data_digest=dataset.subset(chosen).fingerprint(None),
         preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
     )
+    fitted = fit_to_int8(
+        network,
+        cache,
+        dataset.subset(chosen),
+        image_size=size,
+        batch_size=config.batch_size,
+        bias_correction=config.bias_correction,
+        weight_rounding=config.weight_rounding,
+        settings=config.adjustment,
+        context=context,
+    )
+    checkpoint = with_weights(checkpoint, fitted.network)
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+    cache = replace(fitted.scales, weights_digest=checkpoint.weights_digest)
     save_scales(outputs["scales"], cache)
     return {
         "num_images": len(chosen),
         "num_operations": len(amax),
         "method": method,
+        **fitted.metrics,
     }
 
 
 def _ranges(
     config: CalibrateConfig,
-    network: nn.Module,
+    network: Detector,
     operations: Sequence[Operation],
-    dataset: DetectionDataset,
-    chosen: Sequence[int],
-    image_size: int,
+    images: CalibrationImages,
     weights_digest: str,
+    outputs: Outputs,
     context: Context,
 ) -> tuple[dict[str, float], dict[str, TensorScale]]:
     """Ranges of inputs and weights: of a calibrated checkpoint, or from images."""
@@ -149,7 +197,7 @@ def _ranges(
     if config.from_checkpoint is None:
         return (
             _activation_ranges(
-                config, network, operations, dataset, chosen, image_size, weights_digest, context
+                config, network, operations, images, weights_digest, outputs, context
             ),
             weight_scales(network, operations, config.weight_method, progress=progress),
         )
@@ -164,66 +212,90 @@ def _ranges(
 
 def _activation_ranges(
     config: CalibrateConfig,
-    network: nn.Module,
+    network: Detector,
     operations: Sequence[Operation],
-    dataset: DetectionDataset,
-    chosen: Sequence[int],
-    image_size: int,
+    images: CalibrationImages,
     weights_digest: str,
+    outputs: Outputs,
     context: Context,
 ) -> dict[str, float]:
-    from quantpipe.assembly.images import float_batches, num_batches
-    from quantpipe.quantization.calibration import Statistics, collect, solve
-    from quantpipe.quantization.statistics_file import load_statistics, save_statistics
+    from quantpipe.assembly.calibration import counted, solver
     from quantpipe.quantization.toolkit import toolkit_amax
 
-    batches = float_batches(
-        dataset,
-        chosen,
-        image_size=image_size,
-        batch_size=config.batch_size,
-        device=context.device,
-    )
-    total = num_batches(len(chosen), config.batch_size)
-    progress = context.progress
-
-    def statistics() -> Statistics:
-        return collect(network, operations, batches, progress=progress, total=total)
-
+    method = method_of(config)
     if config.implementation == "toolkit":
+        assert method != "auto"
         return toolkit_amax(
             network,
             operations,
-            batches,
-            method=method_of(config),
+            images.batches(context.device),
+            method=method,
             percentile=config.percentile,
-            progress=progress,
-            total=total,
+            image_names=images.names,
+            progress=context.progress,
+            total=images.num_batches,
         )
-    # One pass serves every method and percentile: a sweep counts once.
-    named_by = {
-        "statistics": _STATISTICS_VERSION,
-        "weights": weights_digest,
-        "images": dataset.subset(chosen).fingerprint(None),
-        "image_size": image_size,
-        "batch_size": config.batch_size,
-        "device": context.device,
-    }
-    folder = context.materialise(
-        named_by, lambda root: save_statistics(root / _STATISTICS, statistics())
+    statistics = counted(
+        network,
+        operations,
+        images,
+        weights_digest=weights_digest,
+        by_image=config.bootstrap > 0,
+        num_ranks=config.trainer.devices,
+        timeout_seconds=config.trainer.timeout_s,
+        context=context,
     )
-    found = load_statistics(folder / _STATISTICS)
-    return solve(found, method_of(config), percentile=config.percentile, progress=progress)
+    solve = solver(
+        network,
+        operations,
+        images,
+        statistics,
+        method=method,
+        percentile=config.percentile,
+        context=context,
+    )
+    amax = solve(None)
+    if config.bootstrap:
+        _report_intervals(config, amax, solve, len(images.chosen), outputs["ranges"], context)
+    return amax
+
+
+def _report_intervals(
+    config: CalibrateConfig,
+    amax: Mapping[str, float],
+    solve: Solve,
+    num_images: int,
+    path: Path,
+    context: Context,
+) -> None:
+    from quantpipe.quantization.range_intervals import (
+        bootstrap_ranges,
+        describe_flagged,
+        save_intervals,
+    )
+
+    intervals = bootstrap_ranges(
+        amax,
+        solve,
+        num_images=num_images,
+        count=config.bootstrap,
+        max_spread=config.max_spread,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    save_intervals(path, intervals, count=config.bootstrap, max_spread=config.max_spread)
+    context.progress.note(f"{context.step}: {describe_flagged(intervals, config.max_spread)}")
 
 
 STAGE = Stage(
     name="calibrate",
-    version=1,
+    version=2,
     config_type=CalibrateConfig,
     inputs={"checkpoint": takes(ArtifactKind.CHECKPOINT)},
     outputs={
         "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
         "scales": Output(kind=ArtifactKind.SCALES, file="scales.json"),
+        "ranges": Output(kind=ArtifactKind.RANGES, file="ranges.json", required=False),
     },
     run=run,
     check=check,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantpipe.evaluation.coco_map import MapResult
 
 _PARITY = "parity_"
+_REFERENCE = "fp32"
 _MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT})
 _GRAPH = frozenset({ArtifactKind.ONNX})
 
@@ -84,12 +85,15 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
             for name, graph in graphs.items()
         }
         latency = _latency(config, variants, context)
+    detections = {name: found for name, (_, found) in accuracy.items()}
+    agreements = _agreements(detections, dataset)
     measured = [
-        _measurement(variant, accuracy[name][0], latency[name], parity.get(name))
+        _measurement(
+            variant, accuracy[name][0], agreements.get(name), latency[name], parity.get(name)
+        )
         for name, variant in variants.items()
     ]
     write_json(outputs["metrics"], {"variants": measured})
-    detections = {name: found for name, (_, found) in accuracy.items()}
     write_json(outputs["examples"], _examples(config.num_examples, dataset, detections))
     return {"variants": measured}
 
@@ -119,6 +123,28 @@ def _suppression(config: EvaluateConfig) -> Suppression:
         max_detections=config.max_detections,
         multi_label=True,
     )
+
+
+def _agreements(
+    detections: Mapping[str, Sequence[ImageDetections]], dataset: DetectionDataset
+) -> dict[str, float]:
+    """Average precision of every variant against what the float one is confident of.
+
+    Nothing where there is no float variant, or it is confident of nothing.
+    """
+    from quantpipe.errors import DataError
+    from quantpipe.evaluation.accuracy import agreement
+
+    reference = detections.get(_REFERENCE)
+    if reference is None:
+        return {}
+    try:
+        return {
+            name: agreement(reference, found, dataset.class_names).map
+            for name, found in detections.items()
+        }
+    except DataError:
+        return {}
 
 
 def _parity(
@@ -197,6 +223,7 @@ def _latency(
 def _measurement(
     variant: OpenVariant,
     accuracy: MapResult,
+    agreement: float | None,
     latency: Mapping[int, Latency],
     parity: Mapping[str, float] | None,
 ) -> dict[str, Any]:
@@ -207,6 +234,7 @@ def _measurement(
         "image_size": variant.image_size,
         "map": accuracy.map,
         "map50": accuracy.map50,
+        "agreement": agreement,
         "per_class": dict(accuracy.per_class),
         "latency": {
             str(batch): {"p50": times.p50, "p95": times.p95, "p99": times.p99}
@@ -249,7 +277,7 @@ def _examples(
 
 STAGE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     config_type=EvaluateConfig,
     companion_prefix=_PARITY,
     any_inputs=Input(kinds=_MEASURABLE | _GRAPH),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -82,12 +82,12 @@ def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
 
 
 def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Traces the float network, places Q/DQ, simplifies, and verifies before it is published."""
+    """Traces the folded network, places Q/DQ, simplifies, and verifies before it is published."""
     from quantpipe.assembly.engines import engine_graph
     from quantpipe.assembly.networks import load_inputs
     from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 
-    loaded = load_inputs(inputs, "cpu")
+    loaded = _deployed(load_inputs(inputs, "cpu"))
     path = outputs["onnx"]
     export_float(
         loaded.network,
@@ -112,8 +112,21 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
     return {"parity": vars(parity), "mib": path.stat().st_size / 2**20}
 
 
+def _deployed(loaded: Loaded) -> Loaded:
+    """The same with BatchNorm folded, as scales are only ever made for: the float baseline."""
+    from quantpipe.detector.network import fold_batch_norm
+
+    if loaded.checkpoint.form == "deploy":
+        return loaded
+    network = fold_batch_norm(loaded.network)
+    return replace(loaded, network=network, quantized=network)
+
+
 def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
-    """The ranges as TensorRT 10 and older take them beside a float graph."""
+    """The ranges as TensorRT 10 and older take them beside a float graph.
+
+    Such a graph has no place for bias corrections: they are in the one with Q/DQ alone.
+    """
     from quantpipe.export.calibration_cache import (
         CalibrationCache,
         activation_ranges,
@@ -159,7 +172,7 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) 
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     config_type=ExportConfig,
     inputs={
         "checkpoint": takes(ArtifactKind.CHECKPOINT),

@@ -1,37 +1,26 @@
-"""Quantization-aware fine-tuning of a calibrated network, taught by the float one."""
+"""Quantization-aware fine-tuning of a calibrated network, taught by the float one.
+
+What is trained is what is deployed: calibration has folded BatchNorm into the convolutions, so the
+student has none, and a plan's float operations stay float. Its ranges are those that are published
+with its weights. The teacher is the float checkpoint; it does not change.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
-from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
-from quantpipe.settings.recipe import (
-    AugmentationSettings,
-    BatchSize,
-    Epochs,
-    LogFolder,
-    LossSettings,
-    NotNegative,
-    NumWorkers,
-    Patience,
-    Positive,
-    ScheduleSettings,
-    Select,
-    augmentation,
-    check_log,
-    log_folder,
-    recipe,
-    workers,
-)
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.data import data_content, open_split
+from quantpipe.settings.recipe import Fraction, NotNegative, Positive
+from quantpipe.settings.training import TrainingSettings, check_training
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from quantpipe.assembly.networks import Loaded
     from quantpipe.detector.checkpoint import Checkpoint
     from quantpipe.training.loop import TrainResult
@@ -45,37 +34,34 @@ class DistillationSettings:
     class_temperature: Positive
     feature_weight: NotNegative
     feature_temperature: Positive
+    mixed_precision_teacher: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class QatDistillConfig:
+class RangeSettings:
+    """What learned (``lr_factor``) and averaged ranges (the others) are told.
+
+    See :class:`quantpipe.quantization.ranges.Learned` and ``Averaged``.
+    """
+
+    lr_factor: Positive
+    decay: Fraction
+    frozen_fraction: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatDistillConfig(TrainingSettings):
     """Settings of the stage; see ``conf/stage/qat_distill.yaml``."""
 
-    trainer: TrainerSettings
-    data: DataSettings
-    epochs: Epochs
-    batch_size: BatchSize
-    lr: Positive
-    weight_ranges: Literal["fixed", "current"]
+    ranges: Literal["fixed", "learned", "ema"]
+    range_training: RangeSettings
     box_loss: Literal["giou", "siou"]
     distillation: DistillationSettings
-    schedule: ScheduleSettings
-    loss: LossSettings
-    augmentation: AugmentationSettings
-    validate_every: Annotated[int, Between(1)]
-    patience: Patience
-    select: Select
-    tensorboard: LogFolder
-    save_every: Annotated[int, Between(1), ExecutionOnly()]
-    num_workers: NumWorkers
-    cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def check(config: QatDistillConfig) -> None:
-    """Finds missing data and a missing library."""
-    check_data(config.data)
-    check_log(config.tensorboard)
-    check_batch(config.batch_size, config.trainer)
+    """Finds missing data, a missing library, and a batch that cannot be shared."""
+    check_training(config)
 
 
 def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
@@ -89,22 +75,20 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     from quantpipe.assembly.networks import load_inputs, with_weights
     from quantpipe.detector.checkpoint import load_checkpoint, save_checkpoint
     from quantpipe.files import write_json
-    from quantpipe.quantization.fake_quantize import quantize
+    from quantpipe.quantization.fake_quantize import without_ranges
     from quantpipe.quantization.scale_cache import save_scales
     from quantpipe.quantization.trained_ranges import scales_after_training
 
     loaded = load_inputs(inputs, context.device)
     assert loaded.scales is not None
     teacher = load_checkpoint(inputs["teacher"].path)
-    student = quantize(
-        loaded.network, loaded.scales, loaded.plan, weight_ranges=config.weight_ranges
-    )
+    student = _student(config, loaded)
     result = _fit(config, student, loaded, teacher, inputs, context)
 
     selected = result.selected(config.select)
     student.load_state_dict(selected.weights)
     network = loaded.network
-    network.load_state_dict(selected.weights)
+    network.load_state_dict(without_ranges(selected.weights))
     trained = with_weights(
         loaded.checkpoint,
         network,
@@ -122,63 +106,66 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     }
 
 
+def _student(config: QatDistillConfig, loaded: Loaded) -> nn.Module:
+    """The network that is deployed, with its INT8 simulated and its ranges as configured."""
+    import torch
+
+    from quantpipe.quantization.fake_quantize import quantize_to_train
+    from quantpipe.quantization.graph import concat_groups
+    from quantpipe.quantization.ranges import Averaged, Fixed, Learned, RangeRule
+
+    assert loaded.scales is not None
+    numbers = config.range_training
+    rules: dict[str, RangeRule] = {
+        "fixed": Fixed(),
+        "learned": Learned(lr_factor=numbers.lr_factor),
+        "ema": Averaged(decay=numbers.decay, frozen_fraction=numbers.frozen_fraction),
+    }
+    size = loaded.checkpoint.image_size
+    example = torch.zeros(1, 3, size, size, device=next(loaded.network.parameters()).device)
+    return quantize_to_train(
+        loaded.network,
+        loaded.scales,
+        loaded.plan,
+        rule=rules[config.ranges],
+        groups=concat_groups(loaded.network, example),
+    )
+
+
 def _fit(
     config: QatDistillConfig,
-    student: Any,
+    student: nn.Module,
     loaded: Loaded,
     teacher: Checkpoint,
     inputs: Inputs,
     context: Context,
 ) -> TrainResult:
     from quantpipe.assembly.networks import require_classes
-    from quantpipe.assembly.training import Distillation, TrainingJob, fit
+    from quantpipe.assembly.training import Distillation, fit
     from quantpipe.detector.checkpoint import restore_detector
+    from quantpipe.detector.network import fold_batch_norm
 
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
     require_classes(teacher, dataset.class_names, inputs["teacher"].path)
-    numbers = recipe(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        box_loss=config.box_loss,
-        schedule=with_precision(config.schedule, config.trainer),
-        loss=config.loss,
-    )
-    job = TrainingJob(
-        detector=student,
-        recipe=numbers,
-        dataset=dataset,
-        image_size=loaded.checkpoint.image_size,
-        augmentation=augmentation(config.augmentation),
-        seed=context.seed,
-        device=context.device,
-        num_workers=workers(config.num_workers, context.device),
-        cache_mib=config.cache_mib,
-        masks=None,
-        distillation=Distillation(
-            teacher=restore_detector(teacher), settings=vars(config.distillation)
-        ),
-        validate_every=config.validate_every,
-        patience=config.patience,
-        save_every=config.save_every,
-        progress_folder=context.progress_folder,
-        description=context.step,
-    )
     return fit(
-        job,
+        config,
+        student,
+        dataset,
         held_out,
         context,
-        tensorboard=log_folder(config.tensorboard, context.step),
-        num_ranks=config.trainer.devices,
-        timeout_seconds=config.trainer.timeout_s,
+        image_size=loaded.checkpoint.image_size,
+        box_loss=config.box_loss,
+        distillation=Distillation(
+            teacher=fold_batch_norm(restore_detector(teacher)), settings=vars(config.distillation)
+        ),
     )
 
 
 STAGE = Stage(
     name="qat_distill",
-    version=1,
+    version=2,
     config_type=QatDistillConfig,
     inputs={
         "checkpoint": takes(ArtifactKind.CHECKPOINT),

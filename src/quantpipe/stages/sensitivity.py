@@ -1,36 +1,47 @@
-"""Ranks the operations by what quantizing each does to the detector."""
+"""Ranks the operations by what INT8 in each does to the detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between
+from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, takes
+from quantpipe.distributed.launch import require_size
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
-from quantpipe.settings.recipe import BatchSize
+from quantpipe.settings.recipe import BatchSize, LossSettings, detection_loss
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from quantpipe.assembly.networks import Loaded
-    from quantpipe.data.dataset import DetectionDataset
-    from quantpipe.quantization.operations import Operation
     from quantpipe.quantization.sensitivity_table import SensitivityTable
+
+_SURE = 0.7  # rankings of two halves below this correlation mostly reflect the choice of images
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityConfig:
     """Settings of the stage; see ``conf/stage/sensitivity.yaml``."""
 
+    devices: Annotated[int, Between(1, 64), ExecutionOnly()]
+    timeout_s: Annotated[float, Between(1), ExecutionOnly()]
     data: DataSettings
     split: Split
-    method: Literal["map", "output", "gradient"]
+    method: Literal["map", "loss", "output", "gradient"]
+    direction: Literal["only", "all_but"]
     num_images: Annotated[int, Between(1)]
     batch_size: BatchSize
+    output_error: Literal["detections", "noise"]
+    num_projections: Annotated[int, Between(1, 1000)]
+    box_loss: Literal["giou", "siou"]
+    loss: LossSettings
+
+
+def check(config: SensitivityConfig) -> None:
+    """Finds missing data, and ranks other than a launcher's."""
+    check_data(config.data)
+    require_size(config.devices)
 
 
 def content(config: SensitivityConfig, memo: Path) -> Mapping[str, Any]:
@@ -39,116 +50,70 @@ def content(config: SensitivityConfig, memo: Path) -> Mapping[str, Any]:
 
 
 def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Writes the table, and for ``map`` the published text format beside it."""
+    """Writes the table, and the published text format beside it where mAP was measured."""
+    from quantpipe.quantization.sensitivity_table import save_table, write_published_text
+
+    table = _ranked(config, inputs, context)
+    save_table(outputs["table"], table)
+    if table.method == "map" and table.direction == "only":
+        write_published_text(outputs["text"], table)
+    context.progress.note(f"{context.step}: {_worth(table)}")
+    return {
+        "method": table.method,
+        "direction": table.direction,
+        "num_operations": len(table.rows),
+        "num_images": table.num_images,
+        "reliability": table.reliability,
+        "seconds": table.seconds,
+        "passes": table.passes,
+    }
+
+
+def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
     import torch
 
     from quantpipe.assembly.images import sample
     from quantpipe.assembly.networks import load_inputs
+    from quantpipe.assembly.sensitivity import RankingJob, rank_together
     from quantpipe.quantization.operations import find_operations
-    from quantpipe.quantization.sensitivity_table import save_table, write_published_text
 
-    loaded = load_inputs(inputs, context.device)
-    size = loaded.checkpoint.image_size
-    operations = find_operations(
-        loaded.network, torch.zeros(1, 3, size, size, device=context.device)
-    )
-    dataset = open_split(config.data, config.split, context)
-    chosen = sample(len(dataset.images), config.num_images, context.seed)
-    table = _METHODS[config.method](config, loaded, operations, dataset.subset(chosen), context)
-    save_table(outputs["table"], table)
-    if config.method == "map":
-        write_published_text(outputs["text"], table)
-    return {"method": config.method, "num_operations": len(operations), "num_images": len(chosen)}
-
-
-def _by_map(
-    config: SensitivityConfig,
-    loaded: Loaded,
-    operations: Sequence[Operation],
-    dataset: DetectionDataset,
-    context: Context,
-) -> SensitivityTable:
-    from quantpipe.assembly.images import measure, predictor
-    from quantpipe.progress import Silent
-    from quantpipe.quantization.sensitivity import score_sensitivity
-
+    loaded = load_inputs(inputs, "cpu")
     assert loaded.scales is not None
-
-    def score(network: nn.Module) -> tuple[float, float]:
-        result, _ = measure(
-            predictor(network, context.device),
-            dataset,
-            image_size=loaded.checkpoint.image_size,
-            batch_size=config.batch_size,
-            progress=Silent(),
-            description="score",
-        )
-        return result.map50, result.map
-
-    return score_sensitivity(
-        loaded.network,
-        loaded.scales,
-        operations,
-        score,
-        progress=context.progress,
+    size = loaded.checkpoint.image_size
+    dataset = open_split(config.data, config.split, context)
+    job = RankingJob(
+        method=config.method,
+        direction=config.direction,
+        network=loaded.network,
+        scales=loaded.scales,
+        operations=find_operations(loaded.network, torch.zeros(1, 3, size, size)),
+        dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
+        image_size=size,
+        batch_size=config.batch_size,
+        loss=detection_loss(config.loss, config.box_loss),
+        output_error=config.output_error,
+        num_projections=config.num_projections,
+        device=context.device,
+        seed=context.seed,
         progress_folder=context.progress_folder,
     )
-
-
-def _by_noise(
-    config: SensitivityConfig,
-    loaded: Loaded,
-    operations: Sequence[Operation],
-    dataset: DetectionDataset,
-    context: Context,
-) -> SensitivityTable:
-    from quantpipe.assembly.images import float_batches, num_batches
-    from quantpipe.quantization.damage import (
-        gradient_sensitivity,
-        output_projection,
-        output_sensitivity,
-    )
-
-    assert loaded.scales is not None
-    images = range(len(dataset.images))
-    batches = float_batches(
-        dataset,
-        images,
-        image_size=loaded.checkpoint.image_size,
-        batch_size=config.batch_size,
-        device=context.device,
-    )
-    total = num_batches(len(images), config.batch_size)
-    arguments = (loaded.network, loaded.scales, operations, batches)
-    if config.method == "output":
-        return output_sensitivity(
-            *arguments, outputs=_raw_outputs, progress=context.progress, total=total
-        )
-    return gradient_sensitivity(
-        *arguments,
-        loss=output_projection(context.seed),
-        outputs=_raw_outputs,
-        progress=context.progress,
-        total=total,
+    return rank_together(
+        job, context.progress, num_ranks=config.devices, timeout_seconds=config.timeout_s
     )
 
 
-def _raw_outputs(network: nn.Module, images: Any) -> Sequence[Any]:
-    """Class logits and box distances: what decoding has not yet bent."""
-    predict: Callable[[Any], Any] = network.predict  # type: ignore[assignment]
-    prediction = predict(images)
-    return prediction.class_logits, prediction.distances
+def _worth(table: SensitivityTable) -> str:
+    """How sure the ranking is, and what it cost."""
+    cost = f"{table.method} on {table.num_images} images in {table.seconds:.1f} s"
+    if table.reliability is None:
+        return f"{cost}; one image cannot tell how reliable the ranking is"
+    doubt = "" if table.reliability >= _SURE else ": much of the order is chance, take more images"
+    return f"{cost}; two halves of them rank alike by {table.reliability:.2f} of 1{doubt}"
 
-
-_METHODS: Mapping[str, Callable[..., SensitivityTable]] = {
-    "map": _by_map,
-    "output": _by_noise,
-    "gradient": _by_noise,
-}
 
 STAGE = Stage(
     name="sensitivity",
-    version=1,
+    version=2,
     config_type=SensitivityConfig,
     inputs={
         "checkpoint": takes(ArtifactKind.CHECKPOINT),
@@ -159,6 +124,6 @@ STAGE = Stage(
         "text": Output(kind=ArtifactKind.SENSITIVITY_TEXT, file="sensitivity.txt", required=False),
     },
     run=run,
-    check=lambda config: check_data(config.data),
+    check=check,
     content=content,
 )

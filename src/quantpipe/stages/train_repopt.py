@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_file, write_json
-from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.data import data_content, open_split
 from quantpipe.settings.model import ModelSettings, architecture
-from quantpipe.settings.recipe import (
-    AugmentationSettings,
-    BatchSize,
-    Epochs,
-    LogFolder,
-    LossSettings,
-    NumWorkers,
-    Patience,
-    Positive,
-    ScheduleSettings,
-    Select,
-    augmentation,
-    check_log,
-    log_folder,
-    recipe,
-    workers,
-)
-from quantpipe.settings.trainer import TrainerSettings, check_batch, with_precision
+from quantpipe.settings.recipe import Epochs, Positive
+from quantpipe.settings.training import TrainingSettings, check_training
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
     from quantpipe.detector.architecture import Architecture
     from quantpipe.detector.network import Detector
-    from quantpipe.training.loop import TrainResult
     from quantpipe.training.rep_optimizer import Scales
 
 
@@ -51,37 +33,20 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRepoptConfig:
+class TrainRepoptConfig(TrainingSettings):
     """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
 
-    trainer: TrainerSettings
-    data: DataSettings
     model: ModelSettings
     form: Literal["repopt", "repvgg"]
     checkpoint: Path | None
     scales: Path | None
     write_state_dict: bool
-    epochs: Epochs
-    batch_size: BatchSize
-    lr: Positive
     search: SearchSettings
-    schedule: ScheduleSettings
-    loss: LossSettings
-    augmentation: AugmentationSettings
-    validate_every: Annotated[int, Between(1)]
-    patience: Patience
-    select: Select
-    tensorboard: LogFolder
-    save_every: Annotated[int, Between(1), ExecutionOnly()]
-    num_workers: NumWorkers
-    cache_mib: Annotated[int, Between(0), ExecutionOnly()]
 
 
 def check(config: TrainRepoptConfig) -> None:
-    """Finds missing files and a missing library."""
-    check_data(config.data)
-    check_log(config.tensorboard)
-    check_batch(config.batch_size, config.trainer)
+    """Finds missing data and files, a missing library, and a batch that cannot be shared."""
+    check_training(config)
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
         if path is not None and not path.is_file():
@@ -143,6 +108,7 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
 
 def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
     from quantpipe.assembly.images import note_counts, provenance
+    from quantpipe.assembly.training import fit
     from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
 
     dataset = open_split(config.data, "train", context)
@@ -151,16 +117,16 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     note_counts(held_out, context)
     shape = architecture(config.model, num_classes=len(dataset.class_names))
     start = _STARTS[config.form](config, dataset, shape, outputs, context)
-    result = _fit(
-        start.detector,
+    result = fit(
         config,
+        start.detector,
         dataset,
+        held_out,
         context,
-        name="train",
-        epochs=config.epochs,
-        lr=config.lr,
+        image_size=config.model.image_size,
+        box_loss=config.model.iou_loss,
         masks=start.masks,
-        held_out=held_out,
+        part=("train",),
     )
     selected = result.selected(config.select)
     checkpoint = Checkpoint(
@@ -239,6 +205,7 @@ def _scales(
     config: TrainRepoptConfig, dataset: DetectionDataset, shape: Architecture, context: Context
 ) -> tuple[Scales, list[dict[str, float]]]:
     """The scales of the file that is given, or those of a search."""
+    from quantpipe.assembly.training import fit
     from quantpipe.detector.foreign.archive import is_archive
     from quantpipe.detector.network import build_detector
     from quantpipe.training.rep_optimizer import extract_scales, load_scales, public_scales
@@ -247,69 +214,18 @@ def _scales(
         read = public_scales if is_archive(config.scales) else load_scales
         return read(config.scales), []
     detector = build_detector(shape, "linear_add", seed=context.seed)
-    found = _fit(
+    found = fit(
+        replace(config, epochs=config.search.epochs, lr=config.search.lr),
         detector,
-        config,
         dataset,
+        None,
         context,
-        name="search",
-        epochs=config.search.epochs,
-        lr=config.search.lr,
-        masks=None,
-        held_out=None,
+        image_size=config.model.image_size,
+        box_loss=config.model.iou_loss,
+        part=("search",),
     )
     detector.load_state_dict(found.weights)
     return extract_scales(detector), found.history
-
-
-def _fit(
-    detector: Detector,
-    config: TrainRepoptConfig,
-    dataset: DetectionDataset,
-    context: Context,
-    *,
-    name: str,
-    epochs: int,
-    lr: float,
-    masks: Mapping[str, Any] | None,
-    held_out: DetectionDataset | None,
-) -> TrainResult:
-    from quantpipe.assembly.training import TrainingJob, fit
-
-    numbers = recipe(
-        epochs=epochs,
-        batch_size=config.batch_size,
-        lr=lr,
-        box_loss=config.model.iou_loss,
-        schedule=with_precision(config.schedule, config.trainer),
-        loss=config.loss,
-    )
-    job = TrainingJob(
-        detector=detector,
-        recipe=numbers,
-        dataset=dataset,
-        image_size=config.model.image_size,
-        augmentation=augmentation(config.augmentation),
-        seed=context.seed,
-        device=context.device,
-        num_workers=workers(config.num_workers, context.device),
-        cache_mib=config.cache_mib,
-        masks=masks,
-        distillation=None,
-        validate_every=config.validate_every,
-        patience=config.patience,
-        save_every=config.save_every,
-        progress_folder=context.progress_folder / name,
-        description=f"{context.step}: {name}",
-    )
-    return fit(
-        job,
-        held_out,
-        context,
-        tensorboard=log_folder(config.tensorboard, context.step, name),
-        num_ranks=config.trainer.devices,
-        timeout_seconds=config.trainer.timeout_s,
-    )
 
 
 STAGE = Stage(

@@ -63,6 +63,7 @@ def distillation_loss(
     class_temperature: float,
     feature_weight: float,
     feature_temperature: float,
+    mixed_precision_teacher: bool,
 ) -> Callable[[Tensor, RawPrediction, int], Tensor]:
     """Returns a loss of (images, student's prediction, epoch) for :func:`~.loop.train`.
 
@@ -73,12 +74,17 @@ def distillation_loss(
         class_temperature: Its temperature.
         feature_weight: Weight of :func:`channel_wise_distillation`.
         feature_temperature: Its temperature.
+        mixed_precision_teacher: bfloat16 in the teacher, whatever the student computes in.
     """
     teacher.eval()
     predict = cast("Callable[[Tensor], RawPrediction]", teacher.predict)
 
     def loss(images: Tensor, student: RawPrediction, epoch: int) -> Tensor:
-        with torch.no_grad():
+        enabled = mixed_precision_teacher
+        with (
+            torch.no_grad(),
+            torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled),
+        ):
             target = predict(images)
         total = student.class_logits.new_zeros((), dtype=torch.float32)
         if class_weight > 0:

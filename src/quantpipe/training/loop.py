@@ -26,6 +26,7 @@ from quantpipe.progress import Progress
 from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
 from quantpipe.training.optimizer import matched_masks
+from quantpipe.training.range_updates import RangeUpdates
 from quantpipe.training.recipe import Recipe, detection_loss, schedule
 from quantpipe.training.session import Session
 from quantpipe.training.step import LOSS_PARTS, ExtraLoss, Stepper
@@ -150,6 +151,7 @@ def train(
         loss=detection_loss(recipe, strides=STRIDES),
         masks=matched_masks(detector, gradient_masks or {}),
         extra_loss=extra_loss,
+        ranges=RangeUpdates(detector),
         device=device,
         memory=memory,
         team=team,

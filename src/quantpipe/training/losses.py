@@ -64,6 +64,7 @@ class DetectionLoss:
         labels: Tensor,
         *,
         over_team: Callable[[Tensor], Tensor] = lambda local: local,
+        assigned_by: RawPrediction | None = None,
     ) -> LossValue:
         """Returns the loss, divided by the sum of the target scores (at least 1).
 
@@ -74,14 +75,16 @@ class DetectionLoss:
             boxes: (B, M, 4) x1, y1, x2, y2 in pixels.
             labels: (B, M), negative where a row is padding.
             over_team: Sums a value over the ranks that share the batch.
+            assigned_by: Whose prediction decides the targets; None: this one's own.
         """
         logits = prediction.class_logits.float()
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in prediction.features]
         points, strides = anchor_points(sizes, self.strides, logits.device)
         predicted = decode_boxes(prediction.distances.float(), points, strides)
+        judge = prediction if assigned_by is None else assigned_by
         positive = task_aligned_assignment(
-            logits,
-            predicted,
+            judge.class_logits.float(),
+            decode_boxes(judge.distances.float(), points, strides),
             points,
             boxes,
             labels,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantpipe.detector.network import RawPrediction
 from quantpipe.training.losses import DetectionLoss
 from quantpipe.training.optimizer import mask_gradients, set_rates
+from quantpipe.training.range_updates import RangeUpdates
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
 from quantpipe.training.session import Session
@@ -37,6 +38,7 @@ class Stepper:
     loss: DetectionLoss
     masks: list[tuple[nn.Parameter, Tensor]]
     extra_loss: ExtraLoss | None
+    ranges: RangeUpdates
     device: torch.device
     memory: torch.memory_format
     team: Team
@@ -94,5 +96,7 @@ class Stepper:
         session.optimizer.step()
         session.optimizer.zero_grad()
         session.counters.step += 1
+        done = session.counters.step / self.rates.total_steps
+        self.ranges.after_step(done=done, team=self.team)
         if session.average is not None:
             session.average.update(session.counters.step)

@@ -1,4 +1,4 @@
-"""The processes that train one network together, as the loop sees them."""
+"""The processes that share one piece of work, as that work sees them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class Team(Protocol):
         ...
 
     @property
+    def local_rank(self) -> int:
+        """Which of those on its host; it computes on the GPU of this number."""
+        ...
+
+    @property
     def size(self) -> int:
         """How many there are."""
         ...
@@ -24,8 +29,16 @@ class Team(Protocol):
         """The sum over all ranks, on every rank; gradients flow back to all of them."""
         ...
 
+    def max(self, values: Tensor) -> Tensor:
+        """The largest of all ranks, element by element, on every rank; without gradients."""
+        ...
+
     def share(self, value: Any) -> Any:
         """What rank 0 gave, on every rank."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gave, in their order, on every rank."""
         ...
 
 
@@ -33,12 +46,21 @@ class Alone:
     """The team of one process: nothing to exchange."""
 
     rank = 0
+    local_rank = 0
     size = 1
 
     def sum(self, values: Tensor) -> Tensor:
         """Returns ``values``."""
         return values
 
+    def max(self, values: Tensor) -> Tensor:
+        """Returns ``values``."""
+        return values.detach()
+
     def share(self, value: Any) -> Any:
         """Returns ``value``."""
         return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns ``value`` alone."""
+        return [value]

@@ -1,0 +1,207 @@
+"""Times quantization-aware training with fixed, learned and averaged ranges, in turns.
+
+python benchmarks/qat.py [--size 320] [--batch 16] [--steps 4] [--rounds 3] [--json FILE] [--quick]
+
+Each figure is the whole step of ``qat_distill`` on batches that lie ready: YOLOv6-N as student and
+teacher, assignment, losses, optimizer, average, ranges. Seconds are of the processor, so that
+other work on the machine adds little; ``memory`` is what the process grew by in its first steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from quantpipe.composition import config_folder
+from quantpipe.config import read_plan
+from quantpipe.data.loader import Batch
+from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.progress import Silent
+from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.fake_quantize import quantize_to_train
+from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.ranges import Averaged, Fixed, Learned, RangeRule
+from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
+from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.settings.model import architecture
+from quantpipe.settings.recipe import recipe
+from quantpipe.stages.qat_distill import QatDistillConfig
+from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.log import NoLog
+from quantpipe.training.loop import train
+from quantpipe.training.team import Alone
+
+RULES: Mapping[str, RangeRule] = {
+    "fixed": Fixed(),
+    "learned": Learned(lr_factor=1.0),
+    "ema": Averaged(decay=0.99, frozen_fraction=0.25),
+}
+NUM_CLASSES = 3
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=320, help="pixels (default: 320)")
+    parser.add_argument("--batch", type=int, default=16, help="images (default: 16)")
+    parser.add_argument("--steps", type=int, default=4, help="of one turn (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--quick", action="store_true", help="two images of 96 pixels")
+    parser.add_argument("--memory-of", choices=tuple(RULES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.batch, options.steps, options.rounds = 96, 2, 2, 1
+    subject = Subject(options.size, options.batch, options.steps)
+    if options.memory_of is not None:
+        print(grown_by(subject, options.memory_of))
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in RULES}
+    for number in range(options.rounds + 1):  # the first warms up
+        for name, times in seconds.items():
+            taken = subject.seconds_a_step(name)
+            if number:
+                times.append(taken)
+    rows = {
+        name: {"seconds": statistics.median(times), "memory_mib": memory_of(name, options)}
+        for name, times in seconds.items()
+    }
+    report(rows, options.json)
+
+
+class Subject:
+    """A calibrated network, its teacher, and batches of noise with boxes."""
+
+    def __init__(self, size: int, batch: int, steps: int):
+        overrides = ["device=cpu", "model=yolov6n", f"model.image_size={size}"]
+        overrides += [f"qat_distill.batch_size={batch}"]
+        overrides += [f"qat_distill.schedule.nominal_batch={batch}"]
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            plan = read_plan(compose("config", overrides=overrides), overrides)
+        configs = {step.name: step.config for step in plan.pipeline.steps}
+        settings = configs["qat_distill"]
+        assert isinstance(settings, QatDistillConfig)
+        self.settings = settings
+        shape = architecture(configs["train_repopt"].model, num_classes=NUM_CLASSES)
+        network = build_detector(shape, "repopt", seed=0)
+        self.batches = [_batch(number, batch, size) for number in range(steps)]
+        images = self.batches[0].images.float() / 255
+        with torch.no_grad():
+            for _ in range(3):  # statistics that fit, or outputs would explode
+                network.predict(images)
+        self.network = fold_batch_norm(network.eval())
+        self.scales = _scales(self.network, images)
+        self.groups = concat_groups(self.network, images[:1])
+
+    def seconds_a_step(self, ranges: str) -> float:
+        """Trains for the steps of one turn."""
+        settings = self.settings
+        student = quantize_to_train(
+            self.network, self.scales, None, rule=RULES[ranges], groups=self.groups
+        )
+        numbers = recipe(
+            epochs=1,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            box_loss=settings.box_loss,
+            schedule=settings.schedule,
+            loss=settings.loss,
+        )
+        lessons = distillation_loss(self.network, epochs=1, **vars(settings.distillation))
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.process_time()
+            train(
+                student,
+                self._source,
+                numbers,
+                num_batches=len(self.batches),
+                device=torch.device("cpu"),
+                gradient_masks=None,
+                extra_loss=lessons,
+                validate=None,
+                validate_every=1,
+                patience=None,
+                save_every=10_000,
+                log=NoLog(),
+                progress_folder=Path(folder),
+                progress=Silent(),
+                description="qat",
+                team=Alone(),
+            )
+            return (time.process_time() - start) / len(self.batches)
+
+    def _source(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:  # noqa: ARG002
+        return iter(self.batches[start_batch:])
+
+
+def _batch(seed: int, num_images: int, size: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(num_images, 5, 2, generator=generator) * size / 2
+    extent = (0.1 + 0.4 * torch.rand(num_images, 5, 2, generator=generator)) * size
+    return Batch(
+        images=torch.randint(
+            0, 256, (num_images, 3, size, size), generator=generator, dtype=torch.uint8
+        ),
+        boxes=torch.cat([low, low + extent], dim=-1),
+        labels=torch.randint(0, NUM_CLASSES, (num_images, 5), generator=generator),
+        image_ids=torch.arange(num_images),
+    )
+
+
+def _scales(network: Detector, images: torch.Tensor) -> ScaleCache:
+    operations = find_operations(network, images[:1])
+    statistics_ = collect(network, operations, [images], progress=Silent())
+    amax = solve(statistics_, "max", progress=Silent())
+    return build_scale_cache(
+        unify(amax, concat_groups(network, images[:1])),
+        weight_scales(network, operations, "max", progress=Silent()),
+        method="max",
+        weights_digest="",
+        data_digest="",
+        preprocessing={},
+    )
+
+
+def grown_by(subject: Subject, ranges: str) -> float:
+    """MiB that the process grew by while it trained."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    subject.seconds_a_step(ranges)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory_of(ranges: str, options: Any) -> float:
+    """The same, in a process of its own: a process never shrinks again."""
+    arguments = (f"--size={options.size}", f"--batch={options.batch}", "--steps=2")
+    command = [sys.executable, __file__, *arguments, f"--memory-of={ranges}"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def report(rows: Mapping[str, Mapping[str, float]], path: Path | None) -> None:
+    """Prints the table and writes the figures."""
+    fixed = rows["fixed"]["seconds"]
+    print(f"{torch.get_num_threads()} threads")
+    print("{:<9}{:>10}{:>9}{:>12}".format("ranges", "s a step", "ratio", "memory MiB"))
+    for name, row in rows.items():
+        seconds, memory = row["seconds"], row["memory_mib"]
+        print(f"{name:<9}{seconds:>10.3f}{seconds / fixed:>9.3f}{memory:>12.0f}")
+    if path is not None:
+        path.write_text(json.dumps({"rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

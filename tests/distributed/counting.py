@@ -1,0 +1,46 @@
+"""What every rank of the tests of calibration does; started by name in processes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tests.quantization.conftest import SmallNetwork
+from torch import Tensor
+
+from quantpipe.progress import Silent
+from quantpipe.quantization.calibration import Statistics, collect
+from quantpipe.quantization.operations import find_operations
+from quantpipe.training.team import Team
+
+NUM_IMAGES, BATCH_SIZE = 9, 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A small network, (9, 3, S, S) images that grow, and perhaps one that holds a NaN."""
+
+    network: SmallNetwork
+    images: Tensor
+    by_image: bool
+
+
+def count(team: Team, job: Job) -> Statistics:
+    own = range(team.rank, NUM_IMAGES, team.size)
+    return collect(
+        job.network,
+        find_operations(job.network, torch.zeros(1, 3, 32, 32)),
+        _rows(team, job.images),
+        by_image=job.by_image,
+        image_names=[f"{number}.jpg" for number in range(NUM_IMAGES)],
+        ranks=team if team.size > 1 else None,
+        image_numbers=own,
+        progress=Silent(),
+    )
+
+
+def _rows(team: Team, images: Tensor) -> Iterator[Tensor]:
+    """The last batch holds one image: the second rank has none of it."""
+    for start in range(0, NUM_IMAGES, BATCH_SIZE):
+        yield images[start : start + BATCH_SIZE][team.rank :: team.size]

@@ -1,0 +1,96 @@
+"""Two ranks over gloo share a ranking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.distributed.ranking_along import Job, StopsAfter, Tiny, follow, lead
+
+from quantpipe.distributed.ranks import run_together
+from quantpipe.errors import Interrupted, NumericalError
+from quantpipe.progress import Silent
+from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.scale_cache import build_scale_cache
+from quantpipe.quantization.sensitivity_table import (
+    Direction,
+    SensitivityMethod,
+    SensitivityTable,
+)
+from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.training.team import Alone
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Any]:
+    """Five batches of two images but the last, which has one."""
+    generator = torch.Generator().manual_seed(3)
+    network = Tiny().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    batches = list(torch.rand(9, 3, 16, 16, generator=generator).split(2))  # type: ignore[no-untyped-call]
+    operations = find_operations(network, batches[0][:1])
+    statistics = collect(network, operations, batches, progress=Silent())
+    scales = build_scale_cache(
+        solve(statistics, "max", progress=Silent()),
+        weight_scales(network, operations, "max", progress=Silent()),
+        method="max",
+        weights_digest="w",
+        data_digest="d",
+        preprocessing={"image_size": 16},
+    )
+    return {
+        "network": network,
+        "scales": scales,
+        "operations": operations,
+        "direction": "only",
+        "batches": batches,
+        "num_batches": len(batches),
+        "batch_size": 2,
+        "seed": 0,
+        "progress_folder": tmp_path / "progress",
+    }
+
+
+def together(job: Job, progress: Silent | None = None) -> SensitivityTable:
+    return run_together(
+        lambda team: lead(team, job, progress),
+        follow,
+        job,
+        size=2,
+        device="cpu",
+        timeout_seconds=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "direction"),
+    [("loss", "only"), ("output", "all_but"), ("gradient", "only"), ("gradient", "all_but")],
+)
+def test_two_ranks_find_what_one_finds(
+    given: dict[str, Any], tmp_path: Path, method: SensitivityMethod, direction: Direction
+) -> None:
+    given["direction"] = direction
+    alone = lead(Alone(), Job(method, given | {"progress_folder": tmp_path / "alone"}))
+    assert together(Job(method, given)) == alone
+    assert alone.num_images == 9
+
+
+def test_two_ranks_go_on_where_they_were_stopped(given: dict[str, Any], tmp_path: Path) -> None:
+    alone = lead(Alone(), Job("loss", given | {"progress_folder": tmp_path / "alone"}))
+    with pytest.raises(Interrupted):
+        together(Job("loss", given), StopsAfter(3))
+    assert len(list((tmp_path / "progress").iterdir())) >= 3
+    assert together(Job("loss", given)) == alone
+
+
+def test_what_is_no_number_on_either_rank_is_named(given: dict[str, Any]) -> None:
+    given["batches"][1][1] = float("nan")
+    with pytest.raises(NumericalError, match="image 3 gives a NaN"):
+        together(Job("gradient", given))
