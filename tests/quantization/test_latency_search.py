@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,20 @@ def test_within_a_latency_the_most_harm_for_the_time_stays_in_float() -> None:
     assert found.plan.latency is not None
     assert found.plan.latency.predicted == found.plan.latency.measured == pytest.approx(4.7)
     assert [point.num_float for point in found.plan.curve] == [0, 2]
+
+
+def test_a_machine_of_another_pace_gets_the_same_plan() -> None:
+    """Everything takes three times as long as when the model was fitted."""
+
+    def time(plan: PrecisionPlan) -> PlanLatency:
+        latency = timed()(plan)
+        times = ("predicted", "measured", "all_int8", "all_float")
+        return replace(latency, **{name: 3 * getattr(latency, name) for name in times})
+
+    for budget in (ratio(1.18), lambda latency: 3 * 1.18 * 4.0):
+        found = search_within_latency(TABLE, MODEL, SHARES, measured(0.02), time, max_ms=budget)
+        assert found.meets
+        assert set(found.plan.float_operations) == {"b", "c"}
 
 
 def test_a_plan_that_is_slower_than_predicted_is_tried_again_with_less() -> None:

@@ -102,7 +102,9 @@ def search_within_latency(
     all_int8 = time(ranked_plan(table, (), reason=""))
     timed: dict[frozenset[str], PlanLatency] = {frozenset(): all_int8}
     quickest = fastest(model)
-    least, budget = model.predicted(quickest), max_ms(all_int8)
+    # The machine may have been slower or faster when the model was fitted.
+    pace = model.predicted(()) / all_int8.all_int8
+    least, budget = model.predicted(quickest), max_ms(all_int8) * pace
 
     def meets(kept: frozenset[str]) -> bool:
         return _milliseconds(timed[kept]) <= max_ms(timed[kept])
