@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Distillation:
     """A frozen teacher, and the weights and temperatures of its lessons."""
 
     teacher: nn.Module
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
