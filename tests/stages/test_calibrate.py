@@ -373,7 +373,8 @@ def test_two_ranks_find_the_ranges_of_one(
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(configured: Configure) -> None:
-    config = configured("calibrate", "trainer.devices=3", "calibrate.batch_size=4")
+    config = configured("calibrate", "calibrate.batch_size=4")
+    config = replace(config, trainer=replace(config.trainer, devices=3))
     with pytest.raises(ConfigurationError, match="4 images cannot be shared by 3 devices; take 6"):
         STAGE.check(config)
 

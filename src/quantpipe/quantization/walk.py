@@ -59,7 +59,7 @@ def walk(subject: Subject[B], probe: Probe[B, S]) -> Walk:
     and not for all images: the memory does not grow with their number. After every operation of a
     batch its record is written; a run that was killed repeats one reference pass and goes on.
 
-    Processes that share the work take every so-manieth operation, and the reference with them all.
+    Processes that share the work take turns at the operations; each looks at the reference itself.
 
     Raises:
         Interrupted: A signal asked to stop.
