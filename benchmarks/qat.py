@@ -4,22 +4,19 @@ python benchmarks/qat.py [--size 320] [--batch 16] [--steps 4] [--rounds 3] [--j
 
 Each figure is the whole step of ``qat_distill`` on batches that lie ready: YOLOv6-N as student and
 teacher, assignment, losses, optimizer, average, ranges. Seconds are of the processor, so that
-other work on the machine adds little; ``memory`` is what the process grew by in its first steps.
+other work on the machine adds little; ``kept`` is what a student's forward pass keeps for its
+backward pass, each piece of memory counted once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -63,14 +60,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="two images of 96 pixels")
-    parser.add_argument("--memory-of", choices=tuple(RULES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.size, options.batch, options.steps, options.rounds = 96, 2, 2, 1
     subject = Subject(options.size, options.batch, options.steps)
-    if options.memory_of is not None:
-        print(grown_by(subject, options.memory_of))
-        return
     seconds: dict[str, list[float]] = {name: [] for name in RULES}
     for number in range(options.rounds + 1):  # the first warms up
         for name, times in seconds.items():
@@ -78,7 +71,7 @@ def main() -> None:
             if number:
                 times.append(taken)
     rows = {
-        name: {"seconds": statistics.median(times), "memory_mib": memory_of(name, options)}
+        name: {"seconds": statistics.median(times), "kept_mib": subject.kept_mib(name)}
         for name, times in seconds.items()
     }
     report(rows, options.json)
@@ -111,9 +104,7 @@ class Subject:
     def seconds_a_step(self, ranges: str) -> float:
         """Trains for the steps of one turn."""
         settings = self.settings
-        student = quantize_to_train(
-            self.network, self.scales, None, rule=RULES[ranges], groups=self.groups
-        )
+        student = self._student(ranges)
         numbers = recipe(
             epochs=1,
             batch_size=settings.batch_size,
@@ -144,6 +135,28 @@ class Subject:
                 team=Alone(),
             )
             return (time.process_time() - start) / len(self.batches)
+
+    def kept_mib(self, ranges: str) -> float:
+        """What autograd keeps of one batch, parameters left out."""
+        student = self._student(ranges).train()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if not isinstance(tensor, torch.nn.Parameter):
+                storage = tensor.untyped_storage()
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        images = self.batches[0].images.float() / 255
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            student.predict(images.contiguous(memory_format=torch.channels_last))
+        return sum(kept.values()) / 2**20
+
+    def _student(self, ranges: str) -> Detector:
+        student = quantize_to_train(
+            self.network, self.scales, None, rule=RULES[ranges], groups=self.groups
+        )
+        return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _source(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:  # noqa: ARG002
         return iter(self.batches[start_batch:])
@@ -177,28 +190,14 @@ def _scales(network: Detector, images: torch.Tensor) -> ScaleCache:
     )
 
 
-def grown_by(subject: Subject, ranges: str) -> float:
-    """MiB that the process grew by while it trained."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    subject.seconds_a_step(ranges)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def memory_of(ranges: str, options: Any) -> float:
-    """The same, in a process of its own: a process never shrinks again."""
-    arguments = (f"--size={options.size}", f"--batch={options.batch}", "--steps=2")
-    command = [sys.executable, __file__, *arguments, f"--memory-of={ranges}"]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def report(rows: Mapping[str, Mapping[str, float]], path: Path | None) -> None:
     """Prints the table and writes the figures."""
     fixed = rows["fixed"]["seconds"]
     print(f"{torch.get_num_threads()} threads")
-    print("{:<9}{:>10}{:>9}{:>12}".format("ranges", "s a step", "ratio", "memory MiB"))
+    print("{:<9}{:>10}{:>9}{:>12}".format("ranges", "s a step", "ratio", "kept MiB"))
     for name, row in rows.items():
-        seconds, memory = row["seconds"], row["memory_mib"]
-        print(f"{name:<9}{seconds:>10.3f}{seconds / fixed:>9.3f}{memory:>12.0f}")
+        seconds, kept = row["seconds"], row["kept_mib"]
+        print(f"{name:<9}{seconds:>10.3f}{seconds / fixed:>9.3f}{kept:>12.0f}")
     if path is not None:
         path.write_text(json.dumps({"rows": rows}, indent=2))
 
