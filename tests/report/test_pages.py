@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan, save_plan
+from quantpipe.quantization.precision_plan import PlanLatency, PlanPoint, PrecisionPlan, save_plan
 from quantpipe.quantization.sensitivity_table import (
     Direction,
     SensitivityMethod,
@@ -29,12 +29,17 @@ def table(tmp_path: Path) -> Path:
 
 
 def drawn(
-    summary: Summary, table: Path, kept: str, curve: tuple[PlanPoint, ...] = ()
+    summary: Summary,
+    table: Path,
+    kept: str,
+    curve: tuple[PlanPoint, ...] = (),
+    latency: PlanLatency | None = None,
 ) -> dict[str, Chart]:
     plan = PrecisionPlan(
         operations={name: "float" if name in kept else "int8" for name in NAMES},
         reason="the images cannot tell",
         curve=curve,
+        latency=latency,
     )
     path = table.with_name("plan.json")
     save_plan(path, plan)
@@ -103,3 +108,13 @@ def test_the_chart_says_what_was_measured_and_how_sure_it_is(
     assert label in " ".join(re.findall(r">([^<>]+)</text>", chart.svg))
     assert "on 24 images" in chart.caption
     assert ("0.88" in chart.caption) == (reliability is not None)
+
+
+def test_predicted_and_measured_latency_stand_side_by_side(summary: Summary, table: Path) -> None:
+    point = PlanPoint(num_float=0, map=0.5, drop=0.01, low=0.0, high=0.02, agreement=None)
+    latency = PlanLatency(
+        engine="openvino", batch_size=1, predicted=2.0, measured=2.5, all_int8=1.75, all_float=4.0
+    )
+    chart = drawn(summary, table, "", (point,), latency)["Operations in float"]
+    assert "predicted 2.000 ms, measured 2.500 ms" in chart.caption
+    assert "INT8 throughout 1.750 ms, float throughout 4.000 ms" in chart.caption

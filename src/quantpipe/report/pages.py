@@ -112,14 +112,26 @@ def _float_operations(plan: Mapping[str, Any]) -> set[str]:
 def _plan_curve(path: Path) -> Chart | None:
     """What was measured to choose the plan; nothing where it was given."""
     plan = json.loads(path.read_bytes())
-    if len(plan["curve"]) < 2:
+    if not plan["curve"]:
         return None
     points = [
         CurvePoint(**{name: point[name] for name in ("num_float", "drop", "low", "high")})
         for point in plan["curve"]
     ]
     svg = plan_curve_chart(points, chosen=len(_float_operations(plan)))
-    return _chart("Operations in float", f"{plan['reason']}.", svg)
+    return _chart("Operations in float", f"{plan['reason']}.{_latency(plan)}", svg)
+
+
+def _latency(plan: Mapping[str, Any]) -> str:
+    """What was predicted and measured of the plan's latency, where it was."""
+    found = plan["latency"]
+    if found is None or found["measured"] is None:
+        return ""
+    return (
+        f" {found['engine']}, batch {found['batch_size']}: predicted {found['predicted']:.3f} ms, "
+        f"measured {found['measured']:.3f} ms; INT8 throughout {found['all_int8']:.3f} ms, float "
+        f"throughout {found['all_float']:.3f} ms."
+    )
 
 
 def _training(stage: str, path: Path) -> list[Chart | None]:
