@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
@@ -77,6 +79,16 @@ def test_the_stage_says_how_sure_the_ranking_is(
     assert f"on {num_images} images in" in notes[0]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As each of two processes has: how many threads add up decides the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.slow
 def test_two_processes_make_the_table_that_one_makes(
     configured: Configure, run_stage: RunStage, calibrated: Artifacts
