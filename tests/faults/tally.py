@@ -16,7 +16,7 @@ class Tally:
         seed: What its random choices were made with.
         tried: Faults injected.
         survived: Of those, the ones after which everything was as promised.
-        wrong_results: Results that differ from those of an undisturbed run, or were taken for whole.
+        wrong_results: Results unlike those of an undisturbed run, or damaged and taken for whole.
         bytes_lost: Bytes of results that were published before the fault and gone after it.
         stages_redone: Finished stages that were computed again, beyond the one that was disturbed.
         steps_lost: Training steps done again beyond one interval between savings.
