@@ -49,6 +49,8 @@ def build_settings(
         float_precision=engine.float_precision,
         image_size=image_size,
         batch_sizes=engine.batch_sizes if batch_sizes is None else batch_sizes,
+        mode=engine.mode,
+        num_streams=engine.num_streams,
         num_threads=engine.num_threads,
         workspace_mib=engine.workspace_mib,
         optimization_level=engine.optimization_level,
