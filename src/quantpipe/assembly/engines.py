@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from quantpipe.engines.engine import BuildSettings, Precision
+from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
 from quantpipe.engines.tensorrt_version import tensorrt_version
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import read_graph, write_graph
@@ -59,18 +59,22 @@ def build_settings(
 
 
 def typed_source(
-    engine: EngineSettings, precision: Precision, source: Path, half_path: Path
+    engine: str,
+    precision: Precision,
+    float_precision: FloatPrecision,
+    source: Path,
+    half_path: Path,
 ) -> Path:
     """The graph to build from: in FP16, at ``half_path``, where types have to be in the graph."""
-    if not _takes_types_from_graph(engine, precision):
+    floats = float_precision if precision == "int8" else precision
+    if not _takes_types_from_graph(engine, floats):
         return source
     write_graph(half_path, to_half(read_graph(source)))
     return half_path
 
 
-def _takes_types_from_graph(engine: EngineSettings, precision: Precision) -> bool:
+def _takes_types_from_graph(engine: str, floats: Precision) -> bool:
     """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
-    floats = engine.float_precision if precision == "int8" else precision
-    if engine.name != "tensorrt" or floats != "half":
+    if engine != "tensorrt" or floats != "half":
         return False
     return tensorrt_version(version("tensorrt")).types_in_graph
