@@ -19,7 +19,7 @@ def test_a_dynamic_model_is_read_with_its_digest(float_onnx: Path) -> None:
 
     source = _read(float_onnx)
     assert source.sha256 == hashlib.sha256(float_onnx.read_bytes()).hexdigest()
-    assert (source.input_name, source.output_name) == ("images", "predictions")
+    assert (source.input_name, source.output_names) == ("images", ("predictions",))
     assert source.batch is None
 
 

@@ -19,7 +19,7 @@ from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 
 _MAGIC = b"QPENGINE"
-_FORMAT = 1
+_FORMAT = 2
 _FIXED = len(_MAGIC) + 8 + 32
 
 
@@ -37,6 +37,7 @@ class EngineHeader:
         batch_sizes: Batch sizes it was built for, ascending.
         num_threads: Threads an inference uses; 0 is the library's choice.
         onnx_sha256: Digest of the ONNX file it was built from.
+        num_classes: Of an engine that hands out detections; None of one that predicts.
     """
 
     engine: str
@@ -48,6 +49,7 @@ class EngineHeader:
     batch_sizes: tuple[int, ...]
     num_threads: int
     onnx_sha256: str
+    num_classes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,11 @@ class EngineFile:
 
 
 def header_for(
-    engine: str, place: Mapping[str, str], settings: BuildSettings, onnx_sha256: str
+    engine: str,
+    place: Mapping[str, str],
+    settings: BuildSettings,
+    onnx_sha256: str,
+    num_classes: int | None = None,
 ) -> EngineHeader:
     """Returns the header of an engine built here; ``place`` is what ``identity`` returns."""
     return EngineHeader(
@@ -72,6 +78,7 @@ def header_for(
         batch_sizes=settings.batch_sizes,
         num_threads=settings.num_threads,
         onnx_sha256=onnx_sha256,
+        num_classes=num_classes,
     )
 
 
@@ -159,6 +166,9 @@ def _open(path: Path) -> tuple[dict[str, Any], bytes, int]:
     fields: dict[str, Any] = json.loads(raw)
     if fields.get("format") != _FORMAT:
         raise _damaged(path, f"has format {fields.get('format')}, known is {_FORMAT}")
+    missing = {field.name for field in dataclasses.fields(EngineHeader)} - set(fields)
+    if missing:
+        raise _damaged(path, f"its header says nothing of {', '.join(sorted(missing))}")
     return fields, content, _FIXED + size
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.engine import (
     BuildSettings,
@@ -64,7 +65,7 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
         except _FAILURES as error:
             raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
         blob = optimized.read_bytes()
-    header = header_for("onnxruntime", place, settings, source.sha256)
+    header = header_for("onnxruntime", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: blob}))
 
 
@@ -94,6 +95,7 @@ class OnnxRuntimeEngine:
         self._graph = graph
         self._batch_sizes = header.batch_sizes
         self._num_threads = header.num_threads
+        self._num_classes = header.num_classes
 
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
@@ -125,8 +127,8 @@ class OnnxRuntimeEngine:
 
     def _run_batch(self, images: Images) -> Predictions:
         assert self._session is not None, "the engine is closed"
-        output: Predictions = self._session.run(None, {self._input: images})[0]
-        return output
+        outputs = self._session.run(None, {self._input: images})
+        return predictions_from(outputs, self._num_classes)
 
 
 # The binding raises these classes of its own, which share no base but Exception.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.engine import (
     BuildSettings,
@@ -53,7 +54,7 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
         }
     except RuntimeError as error:
         raise ArtifactError(f"OpenVINO: {_first_line(error)}", path=onnx_path) from error
-    header = header_for("openvino", place, settings, source.sha256)
+    header = header_for("openvino", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs=blobs))
 
 
@@ -67,14 +68,17 @@ def load(engine_path: Path) -> OpenVinoEngine:
     engine = read_engine_file(engine_path, "openvino")
     require_place(engine_path, engine.header, identity("openvino"))
     networks = {size: _imported(engine_path, engine, size) for size in engine.header.batch_sizes}
-    return OpenVinoEngine(networks, engine_path)
+    return OpenVinoEngine(networks, engine_path, engine.header.num_classes)
 
 
 class OpenVinoEngine:
     """Compiled networks of static batch sizes, each with one request."""
 
-    def __init__(self, networks: Mapping[int, ov.CompiledModel], engine_path: Path):
+    def __init__(
+        self, networks: Mapping[int, ov.CompiledModel], engine_path: Path, num_classes: int | None
+    ):
         self._networks = dict(networks)
+        self._num_classes = num_classes
         self._path = engine_path
         self._requests = {
             size: network.create_infer_request() for size, network in networks.items()
@@ -109,8 +113,9 @@ class OpenVinoEngine:
     def _run_batch(self, images: Images) -> Predictions:
         request = self._requests[len(images)]
         request.infer([images], share_inputs=True)
-        # The request owns its output and overwrites it in the next call.
-        return np.array(request.get_output_tensor(0).data)
+        # The request owns its outputs and overwrites them in the next call.
+        outputs = [np.array(tensor.data) for tensor in request.output_tensors]
+        return predictions_from(outputs, self._num_classes)
 
 
 def _imported(
