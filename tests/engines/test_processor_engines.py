@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from quantpipe.engines.engine import build_engine, float_layers, load_engine
 from quantpipe.engines.engine_file import read_engine_file, write_engine_file
 from quantpipe.engines.profile import operation_times
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.graph_operations import operation_aliases
+from quantpipe.export.nms import NmsSettings, append_nms
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -152,3 +155,59 @@ def test_a_profile_lists_each_layer_once_and_leaves_the_engine_as_it_is(
         layer.name for layer in layers
     )
     np.testing.assert_array_equal(engine.run(images), before)
+
+
+@pytest.fixture
+def detecting(tiny: Any, tmp_path: Path) -> Any:
+    """``detecting(confidence)``: a network of overlapping boxes, the same with suppression."""
+
+    def make(confidence: float, *, quantized: bool = False) -> Any:
+        model = tiny.model(quantized=quantized)
+        (bias,) = (t for t in model.graph.initializer if t.name == "head.bias")
+        shifted = onnx.numpy_helper.to_array(bias) + np.array([0, 0, 6, 5, 5, 4], dtype=np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(shifted, bias.name))
+        chosen: dict[str, Any] = {"confidence": confidence, "iou": 0.6, "max_detections": 40}
+        path = tmp_path / "detecting.onnx"
+        path.write_bytes(
+            append_nms(model, NmsSettings(**chosen), ["it"], "onnx").SerializeToString()
+        )
+        return model, path, chosen
+
+    return make
+
+
+@BOTH
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("num_images", [1, 5])
+def test_detections_come_as_predictions_that_suppress_to_themselves(
+    tiny: Any, detecting: Any, name: str, quantized: bool, num_images: int
+) -> None:
+    model, path, chosen = detecting(2.0, quantized=quantized)
+    images = tiny.images(num_images)
+    precision = "int8" if quantized else "f32"
+    engine = load_engine(name, _built(tiny, name, path, precision=precision))
+    plain = load_engine(name, _built(tiny, name, _saved(path, model), precision=precision))
+    found = engine.run(images)
+    assert found.shape == (num_images, 40, 6)
+    expected = detections(plain.run(images), **chosen)
+    assert [3 < len(rows) < 40 for rows in expected] == [True] * num_images
+    for image, rows in enumerate(expected):
+        again = detections(found[image : image + 1], **chosen)[0]
+        np.testing.assert_allclose(again, rows, rtol=1e-4, atol=1e-4)
+        assert not found[image, len(rows) :].any()
+    assert "NonMaxSuppression" in {layer.kind for layer in engine.layers()}
+    assert len(engine.profile(images[:1], 1)) > len(plain.profile(images[:1], 1))
+
+
+def _saved(path: Path, model: onnx.ModelProto) -> Path:
+    plain = path.with_name("plain.onnx")
+    plain.write_bytes(model.SerializeToString())
+    return plain
+
+
+@BOTH
+def test_images_without_detections_give_rows_of_zeros(tiny: Any, detecting: Any, name: str) -> None:
+    _, path, _ = detecting(1e6)
+    found = load_engine(name, _built(tiny, name, path)).run(tiny.images(3))
+    assert found.shape == (3, 40, 6)
+    assert not found.any()

@@ -163,13 +163,22 @@ def _open(path: Path) -> tuple[dict[str, Any], bytes, int]:
     raw = content[_FIXED : _FIXED + size]
     if len(raw) != size or hashlib.sha256(raw).digest() != content[_FIXED - 32 : _FIXED]:
         raise _damaged(path, "its header is damaged or cut short")
-    fields: dict[str, Any] = json.loads(raw)
-    if fields.get("format") != _FORMAT:
-        raise _damaged(path, f"has format {fields.get('format')}, known is {_FORMAT}")
-    missing = {field.name for field in dataclasses.fields(EngineHeader)} - set(fields)
+    return _fields(path, raw), content, _FIXED + size
+
+
+def _fields(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(raw)
+    except ValueError as error:
+        raise _damaged(path, "its header is not JSON") from error
+    form = fields.get("format") if isinstance(fields, dict) else None
+    if form != _FORMAT:
+        raise _damaged(path, f"has format {form}, known is {_FORMAT}")
+    known = {field.name for field in dataclasses.fields(EngineHeader)} | {"blobs"}
+    missing = sorted(known - set(fields))
     if missing:
-        raise _damaged(path, f"its header says nothing of {', '.join(sorted(missing))}")
-    return fields, content, _FIXED + size
+        raise _damaged(path, f"its header says nothing of {', '.join(missing)}")
+    return dict(fields)
 
 
 def _engine_header(fields: Mapping[str, Any]) -> EngineHeader:
