@@ -149,7 +149,7 @@ def test_a_newer_opset_than_can_be_checked_names_both(tmp_path: Path, load: Load
         load(path)
     assert str(caught.value) == (
         f"{path}: uses opset {newest + 1}, onnx {onnx.__version__} takes opsets up to {newest}; "
-        f"export it with opset {newest} or older, or use a newer onnx"
+        f"set export.opset={newest} or less, or install a newer onnx"
     )
 
 

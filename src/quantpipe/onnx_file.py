@@ -48,7 +48,8 @@ def read_onnx(path: Path) -> OnnxFile:
     if not model.graph.output:
         raise ArtifactError("is not a whole ONNX file: it has no output", path=path)
     _require_self_contained(path, model)
-    require_opset(path, model, onnx.defs.onnx_opset_version(), f"onnx {onnx.__version__}")
+    newest = onnx.defs.onnx_opset_version()
+    require_opset(path, standard_opset(model), newest, f"onnx {onnx.__version__}")
     return OnnxFile(content=content, model=model)
 
 
@@ -57,18 +58,17 @@ def standard_opset(model: onnx.ModelProto) -> int:
     return max((item.version for item in model.opset_import if item.domain in _STANDARD), default=0)
 
 
-def require_opset(path: Path, model: onnx.ModelProto, limit: int, library: str) -> None:
-    """Refuses a model whose opset is newer than ``limit``, the newest that a library takes.
+def require_opset(path: Path, opset: int, limit: int, library: str) -> None:
+    """Refuses a model's opset that is newer than ``limit``, the newest that a library takes.
 
     Raises:
         ArtifactError: With both, and what to do.
     """
-    opset = standard_opset(model)
     if opset > limit:
         raise ArtifactError(
             f"uses opset {opset}, {library} takes opsets up to {limit}",
             path=path,
-            hint=f"export it with opset {limit} or older, or use a newer {library.split()[0]}",
+            hint=f"set export.opset={limit} or less, or install a newer {library.split()[0]}",
         )
 
 

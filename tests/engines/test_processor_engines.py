@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from quantpipe.engines.engine import build_engine, float_layers, load_engine
@@ -122,6 +124,37 @@ def test_a_model_the_library_refuses_is_an_artifact_error(
     float_onnx.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError):
         _built(tiny, name, float_onnx)
+
+
+@BOTH
+def test_an_opset_that_nobody_here_knows_is_refused(tiny: Any, name: str, float_onnx: Path) -> None:
+    """OpenVINO would take it, and read its operators as those of the newest opset it knows."""
+    newest = onnx.defs.onnx_opset_version()
+    model = tiny.model()
+    model.opset_import[0].version = newest + 1
+    float_onnx.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ArtifactError, match=rf"uses opset {newest + 1}, .* up to {newest}; set exp"
+    ):
+        _built(tiny, name, float_onnx)
+
+
+def test_an_opset_newer_than_onnxruntime_takes_names_both(
+    tiny: Any, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 1000)
+    model = tiny.model()
+    model.opset_import[0].version = 999
+    float_onnx.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError) as caught:
+        _built(tiny, "onnxruntime", float_onnx)
+    told = (
+        r".*float\.onnx: uses opset 999, onnxruntime (\S+) takes opsets up to (\d+); set export\."
+    )
+    match = re.match(told + r"opset=\2 or less, or install a newer onnxruntime$", str(caught.value))
+    assert match is not None
+    assert match[1] == onnxruntime.__version__
+    assert int(match[2]) >= 20
 
 
 @BOTH

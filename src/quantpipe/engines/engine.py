@@ -238,7 +238,7 @@ def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildS
     """
     require_precision(name, settings.precision)
     _require_available(name)
-    engine_kind(name).backend().build(onnx_path, engine_path, settings)
+    _backend(name).build(onnx_path, engine_path, settings)
 
 
 def load_engine(name: str, engine_path: Path) -> Engine:
@@ -249,7 +249,7 @@ def load_engine(name: str, engine_path: Path) -> Engine:
         MachineError: It was built elsewhere, or the library is not there.
     """
     _require_available(name)
-    return engine_kind(name).backend().load(engine_path)
+    return _backend(name).load(engine_path)
 
 
 def require_precision(name: str, precision: Precision) -> None:
@@ -270,6 +270,18 @@ def require_precision(name: str, precision: Precision) -> None:
 def float_layers(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
     """Returns the layers that could have run in INT8 and do not."""
     return tuple(layer for layer in layers if layer.quantizable and layer.precision != "int8")
+
+
+def _backend(name: str) -> Backend:
+    """The module of an engine; its library may be installed and yet miss one that it needs."""
+    kind = engine_kind(name)
+    try:
+        return kind.backend()
+    except (ImportError, OSError) as error:
+        raise MachineError(
+            f"engine '{name}' cannot be imported: {error}",
+            hint=f"install it anew with: {kind.install}",
+        ) from error
 
 
 def _require_available(name: str) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.export.graph_operations import CONVOLUTIONS, repeated_name
 from quantpipe.files import write_atomic
 from quantpipe.onnx_file import read_onnx
@@ -173,9 +173,19 @@ def _module_path(node: ir.Node) -> str | None:
         assert weight.name is not None
         return weight.name.removesuffix(".weight")
     if node.op_type == "MaxPool":
-        # The scopes end in the module's path and the name of the call inside it.
-        return str(ast.literal_eval(node.metadata_props[_SCOPES])[-2])
+        return _scope(node)
     return None
+
+
+def _scope(node: ir.Node) -> str:
+    """Reads the exporter's scopes, which end in the module's path and the call inside it."""
+    try:
+        return str(ast.literal_eval(node.metadata_props[_SCOPES])[-2])
+    except (KeyError, ValueError, SyntaxError, IndexError, TypeError) as error:
+        raise MachineError(
+            f"torch {torch.__version__} does not tell which module '{node.name}' belongs to",
+            hint="install a version of torch that constraints.txt names",
+        ) from error
 
 
 def _drop_provenance(model: ir.Model) -> None:
