@@ -30,7 +30,12 @@ NEEDED = {
             "~build_engine.each.half",
             "~evaluate.inputs.half",
             "~evaluate.inputs.parity_half",
-        ]
+        ],
+        "onnxruntime_cuda": [
+            f"~{prefix}{variant}"
+            for variant in ("ptq", "partial", "qat")
+            for prefix in ("build_engine.each.", "evaluate.inputs.", "evaluate.inputs.parity_")
+        ],
     },
 }
 

@@ -59,12 +59,9 @@ def test_any_batch_gives_the_networks_predictions(exported: Any, batch: int) -> 
 def test_an_exporter_that_tells_no_modules_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for scopes in ("another.key", "pkg.torch.onnx.class_hierarchy"):
-        monkeypatch.setattr("quantpipe.export.onnx_graph._SCOPES", scopes)
-        with pytest.raises(
-            MachineError, match=rf"torch {torch.__version__} does not tell which mod"
-        ):
-            export_float(Pooled(), tmp_path / "a.onnx", image_size=32, batch=1, opset=20)
+    monkeypatch.setattr("quantpipe.export.onnx_graph._SCOPES", "another.key")
+    with pytest.raises(MachineError, match="does not tell which module 'node_max_pool2d' belongs"):
+        export_float(Pooled(), tmp_path / "a.onnx", image_size=32, batch=1, opset=20)
 
 
 def test_nothing_of_this_machine_is_inside(exported: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -129,6 +129,8 @@ class EngineKind:
         hardware: Names what an engine of this kind is tied to; None where that is missing.
         missing_hardware: What to say then.
         backend: Imports the module that builds and loads.
+        needs: Distributions that must be there too, where importable modules do not tell.
+        tied_to: Distributions whose versions an engine is tied to besides the library's, if there.
     """
 
     packages: tuple[str, ...]
@@ -138,6 +140,8 @@ class EngineKind:
     hardware: Callable[[], str | None]
     missing_hardware: str
     backend: Callable[[], Backend]
+    needs: tuple[str, ...] = ()
+    tied_to: tuple[str, ...] = ()
 
 
 def _openvino() -> Backend:
@@ -157,6 +161,23 @@ def _tensorrt() -> Backend:
 
     return tensorrt
 
+
+def _onnxruntime_gpu(name: str, plugin: str | None = None) -> Callable[[], Backend]:
+    def load() -> Backend:
+        import onnxruntime
+
+        from quantpipe.engines.onnxruntime_gpu import GpuBackend
+
+        module = None if plugin is None else import_module(plugin)
+        return GpuBackend(kind=name, ort=onnxruntime, plugin=module)
+
+    return load
+
+
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
+_NO_GPU = "no NVIDIA GPU answers here (nvidia-smi); choose another engine"
+_INSTALL_GPU = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu>=1.22'"
+_RTX, _RTX_WHEEL = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
 
 ENGINES: Mapping[str, EngineKind] = {
     "openvino": EngineKind(
@@ -179,12 +200,43 @@ ENGINES: Mapping[str, EngineKind] = {
     ),
     "tensorrt": EngineKind(
         packages=("tensorrt", "cuda.bindings"),
-        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+        distributions=_TENSORRT,
         install="pip install 'quantpipe[tensorrt]'",
         precisions=("f32", "half", "int8"),
         hardware=hardware.nvidia_gpu,
-        missing_hardware="no NVIDIA GPU answers here (nvidia-smi); choose another engine",
+        missing_hardware=_NO_GPU,
         backend=_tensorrt,
+    ),
+    "onnxruntime_cuda": EngineKind(
+        packages=("onnxruntime",),
+        distributions=("onnxruntime-gpu",),
+        install=_INSTALL_GPU,
+        precisions=("f32", "half"),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_cuda"),
+        needs=("onnxruntime-gpu",),
+    ),
+    "onnxruntime_tensorrt": EngineKind(
+        packages=("onnxruntime",),
+        distributions=("onnxruntime-gpu",),
+        install=f"{_INSTALL_GPU} tensorrt",
+        precisions=("f32", "half", "int8"),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_tensorrt"),
+        needs=("onnxruntime-gpu",),
+        tied_to=_TENSORRT,
+    ),
+    "onnxruntime_tensorrt_rtx": EngineKind(
+        packages=("onnxruntime", _RTX),
+        distributions=("onnxruntime",),
+        install=f"pip uninstall -y onnxruntime-gpu; pip install onnxruntime {_RTX_WHEEL}",
+        precisions=("f32", "half", "int8"),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_tensorrt_rtx", _RTX),
+        tied_to=(_RTX_WHEEL, f"{_RTX_WHEEL}-cu13", f"{_RTX_WHEEL}-cu12"),
     ),
 }
 
@@ -206,6 +258,7 @@ def availability(name: str) -> str | None:
     """Returns None if the engine can be used on this machine, or else why not and what to do."""
     kind = engine_kind(name)
     missing = [package for package in kind.packages if not _installed(package)]
+    missing += [name for name in kind.needs if _version([name]) is None]
     if missing:
         return f"engine '{name}' needs {', '.join(missing)}; install it with: {kind.install}"
     if kind.hardware() is None:
@@ -225,7 +278,9 @@ def identity(name: str) -> Mapping[str, str]:
     kind = engine_kind(name)
     place = kind.hardware()
     assert place is not None
-    return {"library": f"{name} {_version(kind.distributions)}", "hardware": place}
+    others = [f"{other} {found}" for other in kind.tied_to if (found := _version([other]))]
+    versions = [_version(kind.distributions) or "unknown", *others]
+    return {"library": f"{name} {', '.join(versions)}", "hardware": place}
 
 
 def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
@@ -297,10 +352,10 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _version(distributions: Sequence[str]) -> str:
+def _version(distributions: Sequence[str]) -> str | None:
     for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return "unknown"
+    return None

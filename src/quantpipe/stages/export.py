@@ -12,6 +12,7 @@ from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.engine import EngineName
 from quantpipe.settings.recipe import Fraction, Positive
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SuppressionSettings:
 class ExportConfig:
     """Settings of the stage; see ``conf/stage/export.yaml``."""
 
-    target: Literal["openvino", "onnxruntime", "tensorrt"]
+    target: EngineName
     batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
     engine_batches: Annotated[tuple[int, ...], Between(1, 1024), ExecutionOnly()]
     opset: Annotated[int, Between(17, 23)]
