@@ -29,12 +29,17 @@ NEEDED = {
         "onnxruntime": [
             "~build_engine.each.half",
             "~evaluate.inputs.half",
-            "~evaluate.inputs.parity_half",
+            "~evaluate.inputs.graph_half",
+            "~evaluate.inputs.network_half",
         ],
         "onnxruntime_cuda": [
-            f"~{prefix}{variant}"
-            for variant in ("ptq", "partial", "qat")
-            for prefix in ("build_engine.each.", "evaluate.inputs.", "evaluate.inputs.parity_")
+            *(f"~build_engine.each.{variant}" for variant in ("ptq", "partial", "qat")),
+            *(
+                f"~evaluate.inputs.{prefix}{variant}"
+                for variant in ("ptq", "partial", "qat")
+                for prefix in ("", "graph_", "network_", "scales_")
+            ),
+            "~evaluate.inputs.plan_partial",
         ],
     },
 }

@@ -44,6 +44,31 @@ def test_any_number_of_images_gives_the_references_predictions(
 
 
 @BOTH
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_batches_that_run_at_once_keep_their_places(
+    tiny: Any, name: str, mode: str, float_onnx: Path
+) -> None:
+    path = _built(tiny, name, float_onnx, mode=mode, num_threads=2, num_streams=2)
+    engine = load_engine(name, path)
+    batches = [tiny.images(count) * np.float32(1 / (count + 1)) for count in (1, 4, 6, 1, 3, 4, 2)]
+    found = engine.run_all(batches)
+    assert len(found) == len(batches)
+    for images, predictions in zip(batches, found, strict=True):
+        expected = tiny.reference(tiny.model(), images)
+        np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-4)
+    assert engine.run_all([]) == []
+    engine.close()
+
+
+def test_openvino_takes_the_streams_it_is_given(tiny: Any, float_onnx: Path) -> None:
+    path = _built(tiny, "openvino", float_onnx, mode="throughput", num_threads=2, num_streams=2)
+    content = read_engine_file(path, "openvino")
+    assert (content.header.mode, content.header.num_streams) == ("throughput", 2)
+    engine: Any = load_engine("openvino", path)
+    assert {n.get_property("NUM_STREAMS") for n in engine._networks.values()} == {2}
+
+
+@BOTH
 def test_a_result_is_the_callers_own(tiny: Any, name: str, float_onnx: Path) -> None:
     engine = load_engine(name, _built(tiny, name, float_onnx))
     first = engine.run(tiny.images(1))
@@ -236,6 +261,21 @@ def _saved(path: Path, model: onnx.ModelProto) -> Path:
     plain = path.with_name("plain.onnx")
     plain.write_bytes(model.SerializeToString())
     return plain
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_many_batches_of_detections_are_those_of_each(
+    tiny: Any, detecting: Any, name: str, mode: str
+) -> None:
+    _, path, _ = detecting(2.0)
+    engine = load_engine(name, _built(tiny, name, path, mode=mode))
+    batches = [tiny.images(count) + np.float32(0.1 * count) for count in (1, 4, 6)]
+    found = engine.run_all(batches)
+    assert [rows.shape for rows in found] == [(1, 40, 6), (4, 40, 6), (6, 40, 6)]
+    for images, rows in zip(batches, found, strict=True):
+        assert rows.any(axis=(1, 2)).all()
+        np.testing.assert_allclose(rows, engine.run(images), rtol=1e-4, atol=1e-4)
 
 
 @BOTH

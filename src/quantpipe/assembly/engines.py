@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from quantpipe.engines.engine import BuildSettings, Precision
+from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
 from quantpipe.engines.onnxruntime_providers import PROVIDERS
 from quantpipe.engines.tensorrt_version import tensorrt_version
 from quantpipe.export.half import to_half
@@ -50,6 +50,8 @@ def build_settings(
         float_precision=engine.float_precision,
         image_size=image_size,
         batch_sizes=engine.batch_sizes if batch_sizes is None else batch_sizes,
+        mode=engine.mode,
+        num_streams=engine.num_streams,
         num_threads=engine.num_threads,
         workspace_mib=engine.workspace_mib,
         optimization_level=engine.optimization_level,
@@ -58,23 +60,27 @@ def build_settings(
 
 
 def typed_source(
-    engine: EngineSettings, precision: Precision, source: Path, half_path: Path
+    engine: str,
+    precision: Precision,
+    float_precision: FloatPrecision,
+    source: Path,
+    half_path: Path,
 ) -> Path:
     """The graph to build from: in FP16, at ``half_path``, where types have to be in the graph."""
-    if not _takes_types_from_graph(engine, precision):
+    floats = float_precision if precision == "int8" else precision
+    if not _takes_types_from_graph(engine, floats):
         return source
     write_graph(half_path, to_half(read_graph(source)))
     return half_path
 
 
-def _takes_types_from_graph(engine: EngineSettings, precision: Precision) -> bool:
+def _takes_types_from_graph(engine: str, floats: Precision) -> bool:
     """Whether half precision has to be written into the graph for this engine.
 
     That is so from TensorRT 10.12 on, and with ONNX Runtime on a GPU.
     """
-    floats = engine.float_precision if precision == "int8" else precision
     if floats != "half":
         return False
-    if engine.name != "tensorrt":
-        return engine.name in PROVIDERS
+    if engine != "tensorrt":
+        return engine in PROVIDERS
     return tensorrt_version(version("tensorrt")).types_in_graph

@@ -35,7 +35,11 @@ class EngineHeader:
         float_precision: What the float operations of an ``int8`` engine run in.
         image_size: Side of the square input in pixels.
         batch_sizes: Batch sizes it was built for, ascending.
-        num_threads: Threads an inference uses; 0 is the library's choice.
+        mode: ``latency`` or ``throughput``.
+        num_streams: Batches at once in ``throughput``; 0 is the library's choice.
+        num_threads: Threads an engine uses; 0 is the library's choice.
+        workspace_mib: Scratch memory its builder might use, in MiB.
+        optimization_level: How long its builder searched, 0 to 5.
         onnx_sha256: Digest of the ONNX file it was built from.
         num_classes: Of an engine that hands out detections; None of one that predicts.
     """
@@ -47,7 +51,11 @@ class EngineHeader:
     float_precision: str
     image_size: int
     batch_sizes: tuple[int, ...]
+    mode: str
+    num_streams: int
     num_threads: int
+    workspace_mib: int
+    optimization_level: int
     onnx_sha256: str
     num_classes: int | None
 
@@ -76,7 +84,11 @@ def header_for(
         float_precision=settings.float_precision,
         image_size=settings.image_size,
         batch_sizes=settings.batch_sizes,
+        mode=settings.mode,
+        num_streams=settings.num_streams,
         num_threads=settings.num_threads,
+        workspace_mib=settings.workspace_mib,
+        optimization_level=settings.optimization_level,
         onnx_sha256=onnx_sha256,
         num_classes=num_classes,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,10 @@ class GpuEngine:
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
         return run_in_batches(self._run_batch, images, self._header.batch_sizes)
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch, one after another: one fills the GPU."""
+        return [self.run(images) for images in batches]
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the kernels that run on one batch; what was compiled as one is one."""

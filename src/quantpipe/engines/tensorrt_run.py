@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,10 @@ class TensorRtEngine:
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
         return run_in_batches(self._run_batch, images, self._batch_sizes)
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch, one after another: one fills the GPU."""
+        return [self.run(images) for images in batches]
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the layers that TensorRT's inspector lists."""

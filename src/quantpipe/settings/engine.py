@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 from quantpipe.core.schema import Between
 from quantpipe.engines.engine import (
     FloatPrecision,
+    Mode,
     Precision,
     availability,
     identity,
+    require_mode,
     require_precision,
 )
 from quantpipe.errors import ConfigurationError, MachineError
@@ -33,6 +35,8 @@ class EngineSettings:
     name: EngineName
     batch_sizes: Annotated[tuple[int, ...], Between(1, 1024)]
     float_precision: FloatPrecision
+    mode: Mode
+    num_streams: Annotated[int, Between(0, 1024)]
     num_threads: Annotated[int, Between(0, 1024)]
     workspace_mib: Annotated[int, Between(16)]
     optimization_level: Annotated[int, Between(0, 5)]
@@ -50,6 +54,7 @@ def check_engine(engine: EngineSettings, precision: Precision) -> None:
     if reason is not None:
         raise MachineError(reason, path=f"engine={engine.name}")
     require_precision(engine.name, precision)
+    require_mode(engine.name, engine.mode)
 
 
 def engine_place(engine: EngineSettings) -> Mapping[str, str]:

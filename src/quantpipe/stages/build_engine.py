@@ -46,7 +46,9 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
         image_size=input_size(source, read_onnx(source).model),
         calibration_cache=None if cache is None else cache.path.read_text(),
     )
-    source = typed_source(engine, config.precision, source, outputs["half_onnx"])
+    source = typed_source(
+        engine.name, config.precision, engine.float_precision, source, outputs["half_onnx"]
+    )
     context.progress.status(f"building with {engine.name}")
     build_engine(engine.name, source, outputs["engine"], settings)
     built = load_engine(engine.name, outputs["engine"])
