@@ -69,7 +69,7 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 STAGE = Stage(
     name="build_engine",
-    version=1,
+    version=2,
     config_type=BuildEngineConfig,
     inputs={
         "onnx": takes(ArtifactKind.ONNX),
