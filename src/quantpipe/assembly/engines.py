@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
+from quantpipe.engines.onnxruntime_providers import PROVIDERS
 from quantpipe.engines.tensorrt_version import tensorrt_version
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import read_graph, write_graph
@@ -74,7 +75,12 @@ def typed_source(
 
 
 def _takes_types_from_graph(engine: str, floats: Precision) -> bool:
-    """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
-    if engine != "tensorrt" or floats != "half":
+    """Whether half precision has to be written into the graph for this engine.
+
+    That is so from TensorRT 10.12 on, and with ONNX Runtime on a GPU.
+    """
+    if floats != "half":
         return False
+    if engine != "tensorrt":
+        return engine in PROVIDERS
     return tensorrt_version(version("tensorrt")).types_in_graph
