@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,6 +65,12 @@ def test_a_long_chain_takes_few_looks() -> None:
     assert len(looks) == len(set(looks))
 
 
+def evaluated(model: onnx.ModelProto, output: str, images: np.ndarray) -> np.ndarray:
+    results: Any = onnx.reference.ReferenceEvaluator(model).run([output], {"images": images})
+    values: np.ndarray = results[0]
+    return values
+
+
 def test_a_graph_ends_at_the_node(exported: Exported) -> None:
     float_model = exported.graph
     names = [node.name for node in float_model.graph.node if node.op_type == "Conv"]
@@ -75,7 +82,7 @@ def test_a_graph_ends_at_the_node(exported: Exported) -> None:
         onnx.checker.check_model(until, full_check=True)
         (output,) = until.graph.output
         assert until.graph.node[-1].name == name
-        (found,) = onnx.reference.ReferenceEvaluator(until).run(None, {"images": images})
         whole.graph.output.append(output)
-        results = onnx.reference.ReferenceEvaluator(whole).run([output.name], {"images": images})
-        np.testing.assert_array_equal(found, results[0])
+        np.testing.assert_array_equal(
+            evaluated(until, output.name, images), evaluated(whole, output.name, images)
+        )

@@ -24,7 +24,6 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ArtifactError, DataError
 from quantpipe.evaluation.accuracy import (
     ImageDetections,
-    Predictor,
     Suppression,
     agreement,
     score,
@@ -100,7 +99,7 @@ def measure_parity(
         description: What the bar says.
     """
     few = dataset.subset(range(min(settings.num_images, len(dataset.images))))
-    both = _Both(variant.predict, loaded, device)
+    both = _Both(variant, loaded, device)
     result, reference = measure(
         both,
         few,
@@ -126,8 +125,8 @@ def measure_parity(
 class _Both:
     """The network, which compares what it predicts with the engine's as images come by."""
 
-    def __init__(self, engine: Predictor, loaded: Loaded, device: str):
-        self._engine = engine
+    def __init__(self, variant: OpenVariant, loaded: Loaded, device: str):
+        self._engine, self._detects = variant.predict, variant.detects
         self._network = predictor(loaded.quantized, device)
         self._original = None if loaded.scales is None else predictor(loaded.network, device)
         self._parts: dict[str, list[tuple[int, Parity]]] = {}
@@ -136,7 +135,7 @@ class _Both:
     def __call__(self, images: FloatArray) -> FloatArray:
         expected, actual = self._network(images), self._engine(images)
         self.reach = max(self.reach, reach(expected, images))
-        if actual.shape == expected.shape:
+        if not self._detects:
             self._add("distance", images, expected, actual)
             if self._original is not None:
                 floats = self._original(images)

@@ -28,6 +28,7 @@ class OpenVariant:
         engine: The library that runs it.
         image_size: S.
         mib: Size of its file.
+        detects: Whether rows are detections: its graph holds the suppression.
         layers: Those of an engine.
         num_float_layers: Layers of an INT8 engine that could run in INT8 and do not.
         run_all: Computes several batches at once; None where one at a time is all it was built for.
@@ -39,6 +40,7 @@ class OpenVariant:
     engine: str
     image_size: int
     mib: float
+    detects: bool
     layers: Sequence[EngineLayer]
     num_float_layers: int | None
     run_all: Callable[[Iterable[Images]], list[Predictions]] | None
@@ -76,6 +78,7 @@ def _open_engine(
         engine=header.engine,
         image_size=header.image_size,
         mib=network_bytes(artifact.path) / 2**20,
+        detects=header.num_classes is not None,
         layers=layers,
         num_float_layers=len(float_layers(layers)) if quantized else None,
         run_all=engine.run_all if header.mode == "throughput" else None,
@@ -97,6 +100,7 @@ def _open_checkpoint(
         engine="torch",
         image_size=checkpoint.image_size,
         mib=artifact.path.stat().st_size / 2**20,
+        detects=False,
         layers=(),
         num_float_layers=None,
         run_all=None,

@@ -70,7 +70,7 @@ def _reason(engine: str, layer: EngineLayer, graph: _Graph) -> str:
     node = graph.nodes[min(named)]
     if not all(graph.dequantized(name) for name in _quantized_inputs(node)):
         return UNPLANNED
-    if engine.startswith("onnxruntime"):
+    if engine == "onnxruntime":
         if node.op_type == "ConvTranspose":
             return "ONNX Runtime has no integer ConvTranspose"
         if node.op_type == "Conv" and not graph.requantized(node):
