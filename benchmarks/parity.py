@@ -1,0 +1,81 @@
+"""How close engines come to the networks they were built from, on every validation image.
+
+python benchmarks/parity.py --data ROOT --checkpoint FILE [--json FILE] [--quick]
+
+Calibrates, exports and builds from one trained checkpoint by the command itself, for OpenVINO and
+for ONNX Runtime, and prints the parity records of their variants: float engines against the float
+network, INT8 against the fake-quantized one, both in PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.report.summary import Summary, Variant, load_summary
+from quantpipe.report.table import parity_text
+
+ENGINES = ("openvino", "onnxruntime")
+
+
+def main() -> None:
+    """Runs, gathers and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a COCO data set")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="trained on it")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--quick", action="store_true", help="8 images")
+    arguments = parser.parse_args()
+    variants: list[Variant] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in ENGINES:
+            count = 8 if arguments.quick else 10_000
+            summary = run(arguments.data, arguments.checkpoint, engine, count, Path(folder))
+            variants += summary["variants"]
+    text = parity_text({**summary, "variants": variants})
+    table = Table()
+    for header in text.headers:
+        table.add_column(header)
+    for row in text.rows:
+        table.add_row(*row)
+    Console(width=140).print(table)
+    if arguments.json is not None:
+        figures = [
+            {"engine": v["engine"], "name": v["name"], **(v["parity"] or {})} for v in variants
+        ]
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+def figures(variant: Variant) -> dict[str, object]:
+    """The record of a variant."""
+    return {"engine": variant["engine"], "name": variant["name"], **(variant["parity"] or {})}
+
+
+def run(data: Path, checkpoint: Path, engine: str, num_images: int, folder: Path) -> Summary:
+    """The post-training recipe from the checkpoint, on one library."""
+    trained = load_checkpoint(checkpoint)
+    without_half = ["half", "graph_half", "network_half"] if engine == "onnxruntime" else []
+    command = [
+        *(sys.executable, "-m", "quantpipe", "pipelines=ptq", f"engine={engine}"),
+        *(["~build_engine.each.half"] if without_half else []),
+        *(f"~evaluate.inputs.{name}" for name in without_half),
+        *("data=coco", f"data.root={data.resolve()}"),
+        *(f"model={trained.architecture.name}", f"model.image_size={trained.image_size}"),
+        f"train_repopt.checkpoint={checkpoint.resolve()}",
+        f"evaluate.parity.num_images={num_images}",
+        *("engine.batch_sizes=[16]", "evaluate.num_runs=3", f"run_dir=runs/{engine}"),
+    ]
+    subprocess.run(command, cwd=folder, check=True)
+    return load_summary(folder / "runs" / engine / "summary.json")
+
+
+if __name__ == "__main__":
+    main()
