@@ -63,7 +63,7 @@ def test_agreement_is_with_what_the_float_variant_is_confident_of(tmp_path: Path
 
 
 def test_the_inputs_must_fit_together() -> None:
-    check_wiring({"a": ENGINE, "b": ArtifactKind.CHECKPOINT, "parity_a": ONNX})
+    check_wiring(None, {"a": ENGINE, "b": ArtifactKind.CHECKPOINT, "parity_a": ONNX})
     for kinds, line in (
         ({"a": ONNX}, "a: is wired to a onnx, not to a checkpoint or engine"),
         ({"a": ENGINE, "parity_a": ENGINE}, "parity_a: is wired to a engine, not to a onnx"),
@@ -73,7 +73,7 @@ def test_the_inputs_must_fit_together() -> None:
         ),
     ):
         with pytest.raises(ConfigurationError) as caught:
-            check_wiring(kinds)
+            check_wiring(None, kinds)
         assert str(caught.value) == line
 
 

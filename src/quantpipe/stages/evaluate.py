@@ -46,7 +46,10 @@ class EvaluateConfig:
     num_examples: Annotated[int, Between(0, 50)]
 
 
-def check_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
+def check_wiring(
+    config: object,  # noqa: ARG001
+    kinds: Mapping[str, ArtifactKind],
+) -> None:
     """Refuses a graph as a variant, a variant as a graph, and a graph without its variant."""
     variants = {name for name in kinds if not name.startswith(_PARITY)}
     for name, kind in kinds.items():
