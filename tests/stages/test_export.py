@@ -64,7 +64,7 @@ def test_the_libraries_that_write_the_graph_are_in_the_key(
 ) -> None:
     found = STAGE.content(configured("export.float"), tmp_path)
     assert found["libraries"]["torch"] == version("torch")
-    assert set(found) == {"data", "libraries"}
+    assert set(found) == {"data", "libraries", "opset"}
 
 
 def test_what_was_trained_is_folded_and_gives_the_same_graph(
