@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import importlib
 import json
+import sys
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+from tests.engines.fake_cuda import STREAM_HANDLE
+
+from quantpipe import engines
+from quantpipe.engines import engine as engine_table
 
 ANCHORS, COLUMNS = 4, 6
+_ENGINE = "quantpipe.engines.tensorrt"
 LAYER_MILLISECONDS = {"stem + relu": 0.5, "up || pool": 0.25, "sigmoid": 0.125}
 API: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_api.json").read_text())[
     "versions"
@@ -67,6 +74,7 @@ class FakeTensorRt:
         parses: Whether its parser takes graphs.
         builds: Whether its builder builds.
         num_outputs: Of its engines: the predictions, and further ones of other types.
+        gpu: Whether the driver works.
     """
 
     def __init__(
@@ -77,10 +85,11 @@ class FakeTensorRt:
         parses: bool = True,
         builds: bool = True,
         num_outputs: int = 1,
+        gpu: bool = True,
     ) -> None:
         self.__version__ = version
         self.log = SimpleNamespace(network_flags=None, told=[], timed=None, plugins=0, config=None)
-        self._cuda, self._parses, self._builds = cuda, parses, builds
+        self._cuda, self._parses, self._builds, self._gpu = cuda, parses, builds, gpu
         self._api, self._num_outputs = API[version], num_outputs
         self._major = int(version.split(".")[0])
         for name, members in self._api["enums"].items():
@@ -113,13 +122,37 @@ class FakeTensorRt:
         return True
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802 - the binding's name
-        return _Builder(self)
+        return self._on_gpu(_Builder)
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
         return _Parser(self, network)
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
-        return _Runtime(self)
+        return self._on_gpu(_Runtime)
+
+    def _on_gpu(self, kind: Any) -> Any:
+        if not self._gpu:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return kind(self)
+
+
+def put_in_place(trt: FakeTensorRt, monkeypatch: Any) -> None:
+    """Puts a stand-in in the place of the libraries, and a GPU in the machine."""
+    bindings, utils = ModuleType("cuda.bindings"), ModuleType("cuda.bindings.utils")
+    vars(bindings)["runtime"] = trt._cuda
+    vars(utils)["get_cuda_native_handle"] = lambda stream: STREAM_HANDLE
+    modules = {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.bindings": bindings}
+    for name, module in {**modules, "cuda.bindings.utils": utils}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    # The module of the engine imports them, so it goes when they go.
+    monkeypatch.setitem(sys.modules, _ENGINE, None)
+    monkeypatch.setattr(engines, "tensorrt", None, raising=False)
+    del sys.modules[_ENGINE]
+    importlib.import_module(_ENGINE)
+    place = {"library": f"tensorrt {trt.__version__}", "hardware": "NVIDIA T4 (compute 7.5)"}
+    monkeypatch.setattr(engine_table, "availability", lambda name: None)
+    monkeypatch.setattr(engine_table, "identity", lambda name: place)
+    monkeypatch.setattr(f"{_ENGINE}.identity", lambda name: place)
 
 
 class _Builder(_Bound):
@@ -143,7 +176,8 @@ class _Builder(_Bound):
         cache = config._cache
         self._trt.log.timed = 0 if cache._content else 10
         cache._content = f"timings of {self._trt.__version__}".encode()
-        return memoryview(json.dumps({"profiles": config._profiles}).encode())
+        shape = network._inputs[0]._shape
+        return memoryview(json.dumps({"profiles": config._profiles, "shape": shape}).encode())
 
 
 def _buildable(trt: Any, network: Any, config: Any) -> bool:
@@ -391,7 +425,7 @@ class _Engine(_Bound):
 
     def __init__(self, trt: Any, plan: Any) -> None:
         super().__init__(trt)
-        self._profiles = plan["profiles"]
+        self._profiles, self._shape = plan["profiles"], plan["shape"]
         self._names = ["predictions", *(f"further{i}" for i in range(1, trt._num_outputs))]
         self._contexts: Any = weakref.WeakSet()
 
@@ -414,8 +448,13 @@ class _Engine(_Bound):
         kinds = self._trt.DataType
         return kinds.INT32 if name.startswith("further") else kinds.FLOAT
 
+    def get_tensor_shape(self, name: str) -> Any:
+        assert name == "images"
+        return self._shape
+
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
         assert name == "images"
+        assert -1 in self._shape
         return self._profiles[profile_index]
 
     def create_execution_context(self) -> Any:

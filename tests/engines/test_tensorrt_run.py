@@ -28,14 +28,16 @@ def loaded(tiny: Any, tmp_path: Path) -> Any:
         version: str = NEW,
         *,
         batch_sizes: tuple[int, ...] = (1, 4),
+        fixed_batch: int | None = None,
         num_outputs: int = 1,
         **gpu: Any,
     ) -> tuple[TensorRtEngine, FakeCuda]:
         cuda = FakeCuda(**gpu)
         trt = FakeTensorRt(version, cuda, num_outputs=num_outputs)
-        onnx.save(tiny.model(opset=17), tmp_path / "model.onnx")
-        source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=(1, 4))
-        plan, _ = build_plan(trt, source, tiny.settings())
+        built_for = (1, 4) if fixed_batch is None else (fixed_batch,)
+        onnx.save(tiny.model(opset=17, batch=fixed_batch or "batch"), tmp_path / "model.onnx")
+        source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=built_for)
+        plan, _ = build_plan(trt, source, tiny.settings(batch_sizes=built_for))
         binding = Cuda(runtime=cuda, handle=lambda stream: STREAM_HANDLE)
         try:
             return TensorRtEngine(trt, binding, plan, batch_sizes, 32), cuda
@@ -126,6 +128,14 @@ def test_a_batch_that_no_profile_takes_is_refused(tiny: Any, loaded: Any) -> Non
         engine.profile(tiny.images(3), 1)
 
 
+def test_a_graph_of_one_batch_size_runs_any_number_of_images(tiny: Any, loaded: Any) -> None:
+    engine, _ = loaded(batch_sizes=(4,), fixed_batch=4)
+    images = tiny.images(6)
+    np.testing.assert_allclose(engine.run(images), function(images), rtol=1e-6)
+    with pytest.raises(ArtifactError, match="batches of 4 to 4, not of 2"):
+        loaded(batch_sizes=(2,), fixed_batch=4)
+
+
 def test_an_engine_of_other_batches_than_its_file_says_is_refused(loaded: Any) -> None:
     with pytest.raises(ArtifactError, match="batches of 1 to 1, 4 to 4, not of 1, 8"):
         loaded(batch_sizes=(1, 8))
@@ -148,6 +158,17 @@ def test_each_output_has_memory_of_its_own_shape_and_type(tiny: Any, loaded: Any
     ]
     with pytest.raises(ArtifactError, match="outputs predictions, further1, further2"):
         engine.run(tiny.images(1))
+
+
+def test_a_gpu_that_cuda_cannot_use_is_told(tiny: Any, tmp_path: Path) -> None:
+    trt = FakeTensorRt(NEW, gpu=False)
+    onnx.save(tiny.model(), tmp_path / "model.onnx")
+    source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=(1, 4))
+    with pytest.raises(MachineError, match=r"finds no GPU .* nvidia-smi"):
+        build_plan(trt, source, tiny.settings())
+    binding = Cuda(runtime=FakeCuda(), handle=lambda stream: STREAM_HANDLE)
+    with pytest.raises(MachineError, match="finds no GPU"):
+        TensorRtEngine(trt, binding, b"{}", (1,), 32)
 
 
 def test_a_refused_plan_is_told() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.engines.tensorrt_version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.stages.export import STAGE
 
@@ -57,6 +59,19 @@ def test_scales_of_other_weights_are_refused(
 def test_half_needs_scales_in_half(configured: Configure) -> None:
     with pytest.raises(ConfigurationError, match=r"opset: 18 has no FP16 scales; give 19 or more"):
         configured("export.float", "export.half=true", "export.opset=18")
+
+
+def test_half_needs_an_engine_that_parses_scales_in_half(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tensorrt_version("8.6.1")
+    monkeypatch.setattr("quantpipe.settings.opset.installed_tensorrt", lambda: old)
+    config = configured("export.float", "export.target=tensorrt")
+    STAGE.check(config)
+    with pytest.raises(ConfigurationError, match="opset: 17 has no FP16 scales"):
+        STAGE.check(replace(config, half=True))
+    with pytest.raises(ConfigurationError, match=r"TensorRT 8\.6 parses ONNX up to opset 17"):
+        STAGE.check(replace(config, opset=20))
 
 
 def test_the_libraries_that_write_the_graph_are_in_the_key(

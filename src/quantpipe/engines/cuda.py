@@ -10,6 +10,21 @@ from typing import Any
 from quantpipe.errors import MachineError
 
 
+def on_gpu(make: Callable[[Any], Any], logger: Any) -> Any:
+    """Makes one of TensorRT's objects that need a GPU.
+
+    Raises:
+        MachineError: There is none that CUDA can use.
+    """
+    try:
+        return make(logger)
+    except TypeError as error:  # how its bindings tell that there is nothing to bind
+        raise MachineError(
+            "TensorRT finds no GPU that it can use; its log is above",
+            hint="see that nvidia-smi works and that the driver is new enough for this CUDA",
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cuda:
     """CUDA's runtime binding. What its methods make is freed when ``owned`` is closed.

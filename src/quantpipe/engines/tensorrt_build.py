@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from quantpipe.engines.cuda import on_gpu
 from quantpipe.engines.engine import BuildSettings
 from quantpipe.engines.onnx_source import OnnxSource
 from quantpipe.engines.tensorrt_config import BuilderOptions
@@ -42,7 +43,7 @@ def build_plan(
     typed = version.takes_types_from_graph(calibration_cache=settings.calibration_cache is not None)
     logger = trt.Logger(trt.Logger.WARNING)
     trt.init_libnvinfer_plugins(logger, "")
-    builder = trt.Builder(logger)
+    builder = on_gpu(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt, version, typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.content):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.engines.batching import run_in_batches
-from quantpipe.engines.cuda import Cuda
+from quantpipe.engines.cuda import Cuda, on_gpu
 from quantpipe.engines.engine import EngineLayer, Images, Predictions
 from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.engines.tensorrt_layers import engine_layers, layer_names
@@ -77,7 +77,7 @@ class TensorRtEngine:
         self._batch_sizes, self._image_size = tuple(batch_sizes), image_size
         logger = trt.Logger(trt.Logger.WARNING)
         trt.init_libnvinfer_plugins(logger, "")
-        self._runtime = trt.Runtime(logger)
+        self._runtime = on_gpu(trt.Runtime, logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise MachineError("TensorRT refuses the engine", hint="build it again on this machine")
@@ -222,11 +222,12 @@ class TensorRtEngine:
 
     def _require_profiles(self) -> None:
         """Refuses an engine whose optimisation profiles are not those of its batch sizes."""
-        count = self._engine.num_optimization_profiles
+        fixed = tuple(self._engine.get_tensor_shape(self._input))
+        profiles = range(self._engine.num_optimization_profiles if -1 in fixed else 0)
         taken = [
             tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(self._input, i))
-            for i in range(count)
-        ]
+            for i in profiles
+        ] or [(fixed,) * 3]
         if taken != [(self._input_shape(size),) * 3 for size in self._batch_sizes]:
             batches = [f"{low[0]} to {high[0]}" for low, _, high in taken]
             raise ArtifactError(
