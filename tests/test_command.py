@@ -99,7 +99,7 @@ WRONG = {
     "calibrate.inputs.checkpoint=partial_quant.checkpoint": "the steps form a cycle: calibrate -> "
     "sensitivity -> partial_quant -> calibrate",
     "evaluate.inputs.fp32=export.float.onnx": "evaluate.inputs.fp32: is wired to a onnx",
-    "+evaluate.inputs.parity_qa=export.qat.onnx": "evaluate.inputs.parity_qa: there is no variant "
+    "+evaluate.inputs.graph_qa=export.qat.onnx": "evaluate.inputs.graph_qa: there is no variant "
     "'qa'; did you mean 'qat'?",
     "pipeline.steps=[train_repopt,calibrat]": "calibrat: pipeline repopt_qat lists it, but no "
     "such step is configured; did you mean 'calibrate'?",

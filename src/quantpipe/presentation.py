@@ -103,6 +103,8 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
                 latency={int(batch): times for batch, times in measured["latency"].items()},
                 size_mb=measured["size_mb"],
                 float_layers=measured["float_layers"],
+                fps={int(batch): rate for batch, rate in measured["fps"].items()},
+                fallbacks=measured["fallbacks"],
                 parity=measured["parity"],
             )
 

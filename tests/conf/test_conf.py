@@ -29,7 +29,8 @@ NEEDED = {
         "onnxruntime": [
             "~build_engine.each.half",
             "~evaluate.inputs.half",
-            "~evaluate.inputs.parity_half",
+            "~evaluate.inputs.graph_half",
+            "~evaluate.inputs.network_half",
         ]
     },
 }

@@ -34,7 +34,7 @@ COMPARE = Stage[Nothing](
     version=1,
     config_type=Nothing,
     any_inputs=Input(kinds=frozenset({ArtifactKind.ENGINE})),
-    companion_prefix="parity_",
+    companion_prefixes=("graph_", "parity_"),
     outputs={},
     run=lambda *_: {},
 )
@@ -50,7 +50,9 @@ def _reads(stage: Stage[Nothing], **inputs: str) -> Step:
 
 
 def test_unavailable_step_goes_with_its_inputs_and_their_companions() -> None:
-    reader = _reads(COMPARE, fp32="fp32", half="half", parity_half="fp32", parity_fp32="fp32")
+    reader = _reads(
+        COMPARE, fp32="fp32", half="half", parity_half="fp32", graph_half="fp32", parity_fp32="fp32"
+    )
     kept, skipped = without_unavailable([PRESENT, MISSING, reader])
     assert [step.name for step in kept] == ["fp32", "reader"]
     assert set(kept[-1].inputs) == {"fp32", "parity_fp32"}

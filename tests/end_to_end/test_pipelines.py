@@ -143,7 +143,7 @@ def test_photographs_train_and_calibrate(tmp_path: Path) -> None:
         "train_repopt.schedule.ema_ramp_steps=20",
         "evaluate.num_runs=2",
         "evaluate.num_warmup=0",
-        "evaluate.num_parity_images=4",
+        "evaluate.parity.num_images=4",
         "engine.batch_sizes=[1]",
         "export.batch=1",
     )

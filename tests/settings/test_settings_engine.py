@@ -13,6 +13,8 @@ VALUES: dict[str, Any] = {
     "name": "onnxruntime",
     "batch_sizes": [1, 32],
     "float_precision": "f32",
+    "mode": "latency",
+    "num_streams": 0,
     "num_threads": 0,
     "workspace_mib": 64,
     "optimization_level": 3,
@@ -37,6 +39,13 @@ def test_an_engine_that_is_here_passes() -> None:
 def test_a_precision_without_kernels_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="has no 'half' kernels"):
         check_engine(engine(), "half")
+
+
+def test_a_mode_that_the_library_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "availability", lambda name: None)
+    with pytest.raises(ConfigurationError, match="'tensorrt' has no 'throughput' mode"):
+        check_engine(engine(name="tensorrt", mode="throughput"), "int8")
+    check_engine(engine(mode="throughput"), "int8")
 
 
 def test_an_engine_that_is_not_installed_is_refused_with_the_line_that_installs_it(

@@ -31,7 +31,8 @@ SMALL = (
     "engine=onnxruntime",
     "~build_engine.each.half",
     "~evaluate.inputs.half",
-    "~evaluate.inputs.parity_half",
+    "~evaluate.inputs.graph_half",
+    "~evaluate.inputs.network_half",
     "engine.batch_sizes=[1,2]",
     "model.width=0.125",
     "model.image_size=64",
@@ -45,7 +46,7 @@ SMALL = (
     "sensitivity.batch_size=2",
     "evaluate.num_warmup=0",
     "evaluate.num_runs=2",
-    "evaluate.num_parity_images=2",
+    "evaluate.parity.num_images=2",
     "evaluate.num_examples=1",
     "export.simplify=false",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from quantpipe.core.stage import Context
-from quantpipe.engines.engine import BuildSettings, Precision
+from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
 from quantpipe.engines.tensorrt_version import installed_tensorrt
 from quantpipe.engines.timing_cache import TimingCache
 from quantpipe.errors import ArtifactError
@@ -54,6 +54,8 @@ def build_settings(
         float_precision=engine.float_precision,
         image_size=image_size,
         batch_sizes=engine.batch_sizes if batch_sizes is None else batch_sizes,
+        mode=engine.mode,
+        num_streams=engine.num_streams,
         num_threads=engine.num_threads,
         workspace_mib=engine.workspace_mib,
         optimization_level=engine.optimization_level,
@@ -93,26 +95,25 @@ def ranges_beside(graph_path: Path, cache_path: Path) -> str:
 
 
 def typed_source(
-    engine: EngineSettings,
+    engine: str,
     precision: Precision,
+    float_precision: FloatPrecision,
     source: Path,
     half_path: Path,
     *,
     calibration_cache: bool = False,
 ) -> Path:
     """The graph to build from: in FP16, at ``half_path``, where types have to be in the graph."""
-    if not _takes_types_from_graph(engine, precision, calibration_cache=calibration_cache):
+    floats = float_precision if precision == "int8" else precision
+    if not _takes_types_from_graph(engine, floats, calibration_cache=calibration_cache):
         return source
     write_graph(half_path, to_half(read_graph(source)))
     return half_path
 
 
-def _takes_types_from_graph(
-    engine: EngineSettings, precision: Precision, *, calibration_cache: bool
-) -> bool:
+def _takes_types_from_graph(engine: str, floats: Precision, *, calibration_cache: bool) -> bool:
     """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
-    floats = engine.float_precision if precision == "int8" else precision
-    if engine.name != "tensorrt" or floats != "half":
+    if engine != "tensorrt" or floats != "half":
         return False
     version = installed_tensorrt()
     assert version is not None  # checked before any work

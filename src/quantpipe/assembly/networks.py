@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quantpipe.core.stage import Inputs
 from quantpipe.detector.architecture import operation_names
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
-from quantpipe.detector.network import Detector
+from quantpipe.detector.network import Detector, fold_batch_norm
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.precision_plan import PrecisionPlan, load_plan
@@ -70,6 +70,14 @@ def load(checkpoint: Path, *, scales: Path | None, plan: Path | None, device: st
     return Loaded(
         checkpoint=whole, network=network, scales=cache, plan=precision, quantized=quantized
     )
+
+
+def deployed(loaded: Loaded) -> Loaded:
+    """The same with BatchNorm folded, as scales are only ever made for: the float baseline."""
+    if loaded.checkpoint.form == "deploy":
+        return loaded
+    network = fold_batch_norm(loaded.network)
+    return replace(loaded, network=network, quantized=network)
 
 
 def quantized_as(loaded: Loaded, plan: PrecisionPlan) -> nn.Module:

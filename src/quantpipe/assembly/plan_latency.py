@@ -130,7 +130,13 @@ class PlanBench:
             image_size=self.loaded.checkpoint.image_size,
             batch_sizes=(self.batch_size,),
         )
-        source = typed_source(self.engine, precision, source, path.with_suffix(".half.onnx"))
+        source = typed_source(
+            self.engine.name,
+            precision,
+            self.engine.float_precision,
+            source,
+            path.with_suffix(".half.onnx"),
+        )
         build_engine(self.engine.name, source, path, settings)
         return path
 

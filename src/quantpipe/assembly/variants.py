@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from quantpipe.assembly.images import predictor
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.engines.engine import float_layers, load_engine
+from quantpipe.engines.engine import EngineLayer, Images, Predictions, float_layers, load_engine
 from quantpipe.engines.engine_file import network_bytes, read_header
 from quantpipe.evaluation.accuracy import Predictor
 
@@ -28,7 +28,9 @@ class OpenVariant:
         engine: The library that runs it.
         image_size: S.
         mib: Size of its file.
+        layers: Those of an engine.
         num_float_layers: Layers of an INT8 engine that could run in INT8 and do not.
+        run_all: Computes several batches at once; None where one at a time is all it was built for.
     """
 
     name: str
@@ -37,7 +39,9 @@ class OpenVariant:
     engine: str
     image_size: int
     mib: float
+    layers: Sequence[EngineLayer]
     num_float_layers: int | None
+    run_all: Callable[[Iterable[Images]], list[Predictions]] | None
 
 
 @contextmanager
@@ -63,7 +67,7 @@ def _open_engine(
 ) -> OpenVariant:
     header = read_header(artifact.path)
     engine = load_engine(header.engine, artifact.path)
-    quantized = header.precision == "int8"
+    quantized, layers = header.precision == "int8", engine.layers()
     stack.callback(engine.close)
     return OpenVariant(
         name=name,
@@ -72,7 +76,9 @@ def _open_engine(
         engine=header.engine,
         image_size=header.image_size,
         mib=network_bytes(artifact.path) / 2**20,
-        num_float_layers=len(float_layers(engine.layers())) if quantized else None,
+        layers=layers,
+        num_float_layers=len(float_layers(layers)) if quantized else None,
+        run_all=engine.run_all if header.mode == "throughput" else None,
     )
 
 
@@ -91,7 +97,9 @@ def _open_checkpoint(
         engine="torch",
         image_size=checkpoint.image_size,
         mib=artifact.path.stat().st_size / 2**20,
+        layers=(),
         num_float_layers=None,
+        run_all=None,
     )
 
 

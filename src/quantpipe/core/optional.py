@@ -60,6 +60,6 @@ def _unwired(step: Step, skipped: Mapping[str, str]) -> Step:
                 hint="make this step optional too, or wire another output",
             )
         del inputs[name]
-        if step.stage.companion_prefix is not None:
-            inputs.pop(step.stage.companion_prefix + name, None)
+        for prefix in step.stage.companion_prefixes:
+            inputs.pop(prefix + name, None)
     return replace(step, inputs=inputs)

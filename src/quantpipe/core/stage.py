@@ -84,8 +84,8 @@ class Stage(Generic[C]):
         run: Reads inputs, writes every output, returns metrics that fit in JSON.
         check: Raises :class:`~quantpipe.errors.QuantpipeError` for what can be known to be wrong
             before any work; fast, reads as little as it can.
-        companion_prefix: An input named with this prefix before the name of another means nothing
-            without that one, and goes when it goes.
+        companion_prefixes: An input named with one of these before the name of another means
+            nothing without that one, and goes when it goes.
         check_wiring: Told the configuration and the kind of every input that is wired; raises
             :class:`~quantpipe.errors.ConfigurationError` with the input's name as ``path``.
         content: Digests of what the configuration names by path, and of the libraries and the
@@ -101,7 +101,7 @@ class Stage(Generic[C]):
     any_inputs: Input | None = None
     run: Callable[[C, Inputs, Outputs, Context], Metrics]
     check: Callable[[C], None] = _nothing_to_check
-    companion_prefix: str | None = None
+    companion_prefixes: tuple[str, ...] = ()
     check_wiring: Callable[[C, Mapping[str, ArtifactKind]], None] = _any_wiring
     content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,20 +52,54 @@ def measure_latency(
         progress: Shows the rounds.
         clock: Nanoseconds, monotonic.
     """
+    durations: dict[str, list[int]] = {name: [] for name in runs}
+    for name, elapsed in _timed(runs, num_warmup, num_runs, progress, clock):
+        durations[name].append(elapsed)
+    return {name: _summary(values) for name, values in durations.items()}
+
+
+def measure_throughput(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    num_images: int,
+    num_runs: int,
+    progress: Progress,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, float]:
+    """Returns images per second of several callables, the median of runs in turn.
+
+    Args:
+        runs: What to time, by name; a call computes ``num_images``, several at once where it can.
+        num_images: Images of a call.
+        num_runs: Rounds that are counted, after one that is not.
+        progress: Shows the rounds.
+        clock: Nanoseconds, monotonic.
+    """
+    durations: dict[str, list[int]] = {name: [] for name in runs}
+    for name, elapsed in _timed(runs, 1, num_runs, progress, clock):
+        durations[name].append(elapsed)
+    return {name: num_images * 1e9 / float(np.median(taken)) for name, taken in durations.items()}
+
+
+def _timed(
+    runs: Mapping[str, Callable[[], object]],
+    num_warmup: int,
+    num_runs: int,
+    progress: Progress,
+    clock: Callable[[], int],
+) -> Iterator[tuple[str, int]]:
+    """Yields (name, nanoseconds) of every run that counts."""
     assert num_runs > 0
     names = list(runs)
-    durations: dict[str, list[int]] = {name: [] for name in names}
-    for number in progress.track(
-        range(-num_warmup, num_runs), "timing", total=num_warmup + num_runs
-    ):
+    rounds = range(-num_warmup, num_runs)
+    for number in progress.track(rounds, "timing", total=num_warmup + num_runs):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             start = clock()
             runs[name]()
             elapsed = clock() - start
             if number >= 0:
-                durations[name].append(elapsed)
-    return {name: _summary(values) for name, values in durations.items()}
+                yield name, elapsed
 
 
 def _summary(nanoseconds: list[int]) -> Latency:

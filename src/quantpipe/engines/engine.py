@@ -6,7 +6,7 @@ an engine, the only importer of its library, is imported when one is built or lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -24,6 +24,7 @@ from quantpipe.errors import ConfigurationError, MachineError, nearest
 Precision = Literal["f32", "half", "int8"]
 FloatPrecision = Literal["f32", "half"]
 BuilderApi = Literal["polygraphy", "api"]
+Mode = Literal["latency", "throughput"]
 Images = NDArray[np.float32]
 Predictions = NDArray[np.float32]
 
@@ -38,7 +39,10 @@ class BuildSettings:
         float_precision: What an ``int8`` engine runs its remaining float operations in.
         image_size: Side of the square input in pixels.
         batch_sizes: Batch sizes it is optimised for, ascending; others are split and padded.
-        num_threads: Processor threads an inference uses; 0 leaves it to the library.
+        mode: ``latency`` computes one batch at a time as fast as it can; ``throughput`` several at
+            once, each more slowly.
+        num_streams: How many at once in ``throughput``; 0 leaves it to the library.
+        num_threads: Processor threads an engine uses; 0 leaves it to the library.
         workspace_mib: Scratch memory a GPU builder may use, in MiB.
         optimization_level: How long a GPU builder searches, 0 to 5.
         calibration_cache: Text of a TensorRT <= 10 calibration cache, for a graph without Q/DQ.
@@ -50,6 +54,8 @@ class BuildSettings:
     float_precision: FloatPrecision
     image_size: int
     batch_sizes: tuple[int, ...]
+    mode: Mode
+    num_streams: int
     num_threads: int
     workspace_mib: int
     optimization_level: int
@@ -90,6 +96,10 @@ class Engine(Protocol):
 
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S), RGB in 0..1."""
+        ...
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch, several at once where it was built to."""
         ...
 
     def layers(self) -> Sequence[EngineLayer]:
@@ -133,6 +143,7 @@ class EngineKind:
         distributions: Names of the library's distributions; the first one found tells the version.
         install: The line that installs the library.
         precisions: What the library runs faster than, or as, float32.
+        modes: What it is built for.
         hardware: Names what an engine of this kind is tied to; None where that is missing.
         missing_hardware: What to say then.
         backend: Imports the module that builds and loads.
@@ -142,6 +153,7 @@ class EngineKind:
     distributions: tuple[str, ...]
     install: str
     precisions: tuple[Precision, ...]
+    modes: tuple[Mode, ...]
     hardware: Callable[[], str | None]
     missing_hardware: str
     backend: Callable[[], Backend]
@@ -171,6 +183,7 @@ ENGINES: Mapping[str, EngineKind] = {
         distributions=("openvino",),
         install="pip install 'openvino>=2025.2'",
         precisions=("f32", "half", "int8"),
+        modes=("latency", "throughput"),
         hardware=hardware.processor,
         missing_hardware="",
         backend=_openvino,
@@ -180,6 +193,7 @@ ENGINES: Mapping[str, EngineKind] = {
         distributions=("onnxruntime", "onnxruntime-gpu"),
         install="pip install 'onnxruntime>=1.22'",
         precisions=("f32", "int8"),
+        modes=("latency", "throughput"),
         hardware=hardware.processor,
         missing_hardware="",
         backend=_onnxruntime,
@@ -189,6 +203,7 @@ ENGINES: Mapping[str, EngineKind] = {
         distributions=TENSORRT,
         install="pip install 'quantpipe[tensorrt]'",
         precisions=("f32", "half", "int8"),
+        modes=("latency",),
         hardware=hardware.nvidia_gpu,
         missing_hardware="no NVIDIA GPU answers here (nvidia-smi); choose another engine",
         backend=_tensorrt,
@@ -239,11 +254,12 @@ def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildS
     """Builds an engine for this machine from an ONNX file.
 
     Raises:
-        ConfigurationError: The engine does not know the precision.
+        ConfigurationError: The engine does not know the precision or the mode.
         MachineError: The library or its hardware is not there, or it fails.
         ArtifactError: The ONNX file is not what the library takes.
     """
     require_precision(name, settings.precision)
+    require_mode(name, settings.mode)
     _require_available(name)
     engine_kind(name).backend().build(onnx_path, engine_path, settings)
 
@@ -271,6 +287,20 @@ def require_precision(name: str, precision: Precision) -> None:
             f"engine '{name}' has no '{precision}' kernels on this kind of hardware",
             path="precision",
             hint=f"known: {', '.join(known)}",
+        )
+
+
+def require_mode(name: str, mode: Mode) -> None:
+    """Refuses a mode that an engine has not.
+
+    Raises:
+        ConfigurationError: With what does the same there.
+    """
+    if mode not in engine_kind(name).modes:
+        raise ConfigurationError(
+            f"engine '{name}' has no '{mode}' mode",
+            path="mode",
+            hint="give mode=latency and a larger batch size",
         )
 
 

@@ -19,7 +19,7 @@ from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 
 _MAGIC = b"QPENGINE"
-_FORMAT = 1
+_FORMAT = 2
 _FIXED = len(_MAGIC) + 8 + 32
 
 
@@ -35,7 +35,11 @@ class EngineHeader:
         float_precision: What the float operations of an ``int8`` engine run in.
         image_size: Side of the square input in pixels.
         batch_sizes: Batch sizes it was built for, ascending.
-        num_threads: Threads an inference uses; 0 is the library's choice.
+        mode: ``latency`` or ``throughput``.
+        num_streams: Batches at once in ``throughput``; 0 is the library's choice.
+        num_threads: Threads an engine uses; 0 is the library's choice.
+        workspace_mib: Scratch memory its builder might use, in MiB.
+        optimization_level: How long its builder searched, 0 to 5.
         onnx_sha256: Digest of the ONNX file it was built from.
     """
 
@@ -46,7 +50,11 @@ class EngineHeader:
     float_precision: str
     image_size: int
     batch_sizes: tuple[int, ...]
+    mode: str
+    num_streams: int
     num_threads: int
+    workspace_mib: int
+    optimization_level: int
     onnx_sha256: str
 
 
@@ -70,7 +78,11 @@ def header_for(
         float_precision=settings.float_precision,
         image_size=settings.image_size,
         batch_sizes=settings.batch_sizes,
+        mode=settings.mode,
+        num_streams=settings.num_streams,
         num_threads=settings.num_threads,
+        workspace_mib=settings.workspace_mib,
+        optimization_level=settings.optimization_level,
         onnx_sha256=onnx_sha256,
     )
 

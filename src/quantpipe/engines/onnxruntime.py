@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
     place = identity("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / _BLOB
-        options = _options(settings.num_threads)
+        options = _options(settings)
         options.optimized_model_filepath = str(optimized)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         try:
@@ -77,7 +79,7 @@ def load(engine_path: Path) -> OnnxRuntimeEngine:
     """
     engine = read_engine_file(engine_path, "onnxruntime")
     require_place(engine_path, engine.header, identity("onnxruntime"))
-    options = _loading_options(engine.header.num_threads)
+    options = _loading_options(engine.header)
     try:
         session = ort.InferenceSession(engine.blobs[_BLOB], options, providers=_PROVIDERS)
     except _FAILURES as error:
@@ -92,12 +94,18 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
         self._graph = graph
-        self._batch_sizes = header.batch_sizes
-        self._num_threads = header.num_threads
+        self._header = header
 
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
-        return run_in_batches(self._run_batch, images, self._batch_sizes)
+        return run_in_batches(self._run_batch, images, self._header.batch_sizes)
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch; a session may run in several threads."""
+        if self._header.mode == "latency":
+            return [self.run(images) for images in batches]
+        with ThreadPoolExecutor(_num_streams(self._header)) as streams:
+            return list(streams.map(self.run, batches))
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the nodes of the optimised graph; one that reads 8-bit codes is ``int8``."""
@@ -107,7 +115,7 @@ class OnnxRuntimeEngine:
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
         """Returns the least time of each node; a session counts from its start or not at all."""
-        options = _loading_options(self._num_threads)
+        options = _loading_options(self._header)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder) / "profile")
@@ -156,17 +164,27 @@ def _layer_time(event: Mapping[str, Any]) -> LayerTime:
     return LayerTime(name=name, milliseconds=float(event["dur"]) / 1e3)
 
 
-def _loading_options(num_threads: int) -> ort.SessionOptions:
-    options = _options(num_threads)
+def _num_streams(settings: BuildSettings | EngineHeader) -> int:
+    return settings.num_streams or settings.num_threads or len(os.sched_getaffinity(0))
+
+
+def _threads_of_a_stream(settings: BuildSettings | EngineHeader) -> int:
+    if settings.mode == "latency":
+        return settings.num_threads
+    return max(1, (settings.num_threads or len(os.sched_getaffinity(0))) // _num_streams(settings))
+
+
+def _loading_options(header: EngineHeader) -> ort.SessionOptions:
+    options = _options(header)
     # Optimised once, when built; a second pass has nothing left to find.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
-def _options(num_threads: int) -> ort.SessionOptions:
+def _options(settings: BuildSettings | EngineHeader) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = num_threads
+    options.intra_op_num_threads = _threads_of_a_stream(settings)
     return options
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 
-from quantpipe.engines.batching import run_in_batches
+from quantpipe.engines.batching import padded, run_in_batches, split_batch
 from quantpipe.engines.engine import (
     BuildSettings,
     EngineLayer,
@@ -33,6 +33,7 @@ from quantpipe.errors import ArtifactError, MachineError
 _DEVICE = "CPU"
 # Explicit in every case: left alone, OpenVINO picks bf16 wherever the processor has it.
 _HINTS: Mapping[str, str] = {"f32": "f32", "half": "bf16"}
+_MODES: Mapping[str, str] = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 _QUANTIZABLE = frozenset({"Convolution", "Deconvolution", "MaxPool", "Pooling"})
 _PRECISIONS: Mapping[str, str] = {"i8": "int8", "u8": "int8"}
 
@@ -71,7 +72,7 @@ def load(engine_path: Path) -> OpenVinoEngine:
 
 
 class OpenVinoEngine:
-    """Compiled networks of static batch sizes, each with one request."""
+    """Compiled networks of static batch sizes; several requests each in ``throughput`` mode."""
 
     def __init__(self, networks: Mapping[int, ov.CompiledModel], engine_path: Path):
         self._networks = dict(networks)
@@ -79,10 +80,26 @@ class OpenVinoEngine:
         self._requests = {
             size: network.create_infer_request() for size, network in networks.items()
         }
+        self._queues: dict[int, ov.AsyncInferQueue] = {}
 
     def run(self, images: Images) -> Predictions:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
         return run_in_batches(self._run_batch, images, tuple(self._requests))
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch; as many are in flight as the library advises."""
+        parts: list[list[Predictions]] = []
+        for images in batches:
+            pieces = list(split_batch(len(images), tuple(self._networks)))
+            parts.append([np.empty(0, dtype=np.float32)] * len(pieces))
+            for place, (start, stop, size) in enumerate(pieces):
+                # Not the caller's memory, which may be gone or changed before its turn comes.
+                filled = padded(images[start:stop], size)
+                queue = self._queue(size)
+                queue.start_async({0: filled}, (parts[-1], place, stop - start))
+        for queue in self._queues.values():
+            queue.wait_all()
+        return [done[0] if len(done) == 1 else np.concatenate(done) for done in parts]
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the layers that compute, of the smallest batch size."""
@@ -104,13 +121,27 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Releases requests and networks."""
         self._requests.clear()
+        self._queues.clear()
         self._networks.clear()
+
+    def _queue(self, batch_size: int) -> ov.AsyncInferQueue:
+        if batch_size not in self._queues:
+            queue = ov.AsyncInferQueue(self._networks[batch_size], 0)  # 0: as many as it advises
+            queue.set_callback(_keep)
+            self._queues[batch_size] = queue
+        return self._queues[batch_size]
 
     def _run_batch(self, images: Images) -> Predictions:
         request = self._requests[len(images)]
         request.infer([images], share_inputs=True)
         # The request owns its output and overwrites it in the next call.
         return np.array(request.get_output_tensor(0).data)
+
+
+def _keep(request: ov.InferRequest, place: tuple[list[Predictions], int, int]) -> None:
+    """Copies what a request computed to its place before the request is used again."""
+    results, index, num_images = place
+    results[index] = np.array(request.get_output_tensor(0).data[:num_images])
 
 
 def _imported(
@@ -161,8 +192,10 @@ def _properties(settings: BuildSettings | EngineHeader) -> dict[str, object]:
     floats = settings.float_precision if precision == "int8" else precision
     properties: dict[str, object] = {
         "INFERENCE_PRECISION_HINT": _HINTS[floats],
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": _MODES[settings.mode],
     }
+    if settings.num_streams and settings.mode == "throughput":
+        properties["NUM_STREAMS"] = settings.num_streams
     if settings.num_threads:
         properties["INFERENCE_NUM_THREADS"] = settings.num_threads
     return properties

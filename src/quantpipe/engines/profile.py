@@ -68,7 +68,7 @@ def operation_times(layers: Sequence[LayerTime], names: Mapping[str, str]) -> Op
     times: dict[str, float] = {}
     elsewhere = 0.0
     for layer in layers:
-        found = sorted({names[name] for name in _named(layer.name, names)})
+        found = sorted({names[name] for name in names_within(layer.name, names)})
         if not found:
             elsewhere += layer.milliseconds
         for operation in found:
@@ -76,8 +76,8 @@ def operation_times(layers: Sequence[LayerTime], names: Mapping[str, str]) -> Op
     return OperationTimes(milliseconds=times, elsewhere=elsewhere)
 
 
-def _named(text: str, names: Mapping[str, str]) -> set[str]:
-    """The names that a layer's name is made of, each without what the library put behind it."""
+def names_within(text: str, names: Mapping[str, str]) -> set[str]:
+    """Returns the keys of ``names`` that a layer's name is made of, without what libraries add."""
     if text.startswith(_COPY):
         return set()
     found = set()

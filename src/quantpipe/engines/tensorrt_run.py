@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,6 +101,10 @@ class TensorRtEngine:
             MachineError: TensorRT or CUDA fails.
         """
         return run_in_batches(self._run_batch, images, self._batch_sizes)
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch, one after another: one fills the GPU."""
+        return [self.run(images) for images in batches]
 
     def layers(self) -> Sequence[EngineLayer]:
         """Returns the layers that TensorRT's inspector lists, for the largest batch."""

@@ -97,6 +97,24 @@ def operation_readers(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
     return {name: frozenset(_readers(uses, operations)) for name, uses in nodes.items()}
 
 
+def operation_producers(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
+    """Returns for each operation, in execution order, those whose results it reads.
+
+    Names are those of the nodes, so that a graph with Q/DQ serves too. Results are followed through
+    activations, concats and Q/DQ pairs.
+    """
+    sources: dict[str, frozenset[str]] = {}
+    producers: dict[str, frozenset[str]] = {}
+    for node in model.graph.node:
+        read = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
+        if node.op_type in (*CONVOLUTIONS, "MaxPool"):
+            operation = node.name.split(_REPEAT)[0]
+            producers[operation] = producers.get(operation, frozenset()) | read - {operation}
+            read = frozenset({operation})
+        sources |= dict.fromkeys(node.output, read)
+    return producers
+
+
 def result_sizes(model: onnx.ModelProto) -> dict[str, int]:
     """Returns the elements of each operation's results for one image.
 

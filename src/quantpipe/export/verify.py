@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def verify_against(
         if not np.isfinite(values).all():
             raise NumericalError(f"{name} predicts values that are not finite", path=path)
     parity = compare(expected, actual)
-    _require(path, parity, _reach(expected, images), tolerance)
+    _require(path, parity, reach(expected, images), tolerance)
     return parity
 
 
@@ -170,6 +170,17 @@ def compare(expected: FloatArray, actual: FloatArray) -> Parity:
     )
 
 
+def together(parts: Sequence[tuple[int, Parity]]) -> Parity:
+    """Returns the parity over several batches, each given with its number of images."""
+    counts = [count for count, _ in parts]
+    values = {}
+    for name in Parity.__dataclass_fields__:
+        found = [getattr(parity, name) for _, parity in parts]
+        whole = np.average(found, weights=counts) if "mean" in name else np.max(found)
+        values[name] = float(whole)
+    return Parity(**values)
+
+
 # The binding raises these classes of its own, which share no base but Exception.
 _UNREADABLE: tuple[type[Exception], ...] = tuple(
     getattr(ort.capi.onnxruntime_pybind11_state, name)
@@ -182,8 +193,8 @@ _ROUNDING = 1e-4
 _UNTRAINED = "the network predicts boxes {:.0f} times as large as its image: train it for longer"
 
 
-def _reach(expected: FloatArray, images: FloatArray) -> float:
-    """How many image sides the largest box value spans; at least 1.
+def reach(expected: FloatArray, images: FloatArray) -> float:
+    """Returns how many image sides the largest box value spans; at least 1.
 
     An untrained network predicts boxes far beyond its image, and rounding errors grow with them.
     """

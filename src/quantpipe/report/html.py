@@ -13,8 +13,16 @@ from markupsafe import Markup
 
 from quantpipe.files import write_atomic
 from quantpipe.report.number_text import decimal, duration, percent, rate, ratio
-from quantpipe.report.summary import BASELINE, HALF, Summary, Variant, batch_names, speed_up
-from quantpipe.report.table import NUM_TEXT_COLUMNS, variant_text
+from quantpipe.report.summary import (
+    BASELINE,
+    HALF,
+    Summary,
+    Variant,
+    batch_names,
+    slower_than_half,
+    speed_up,
+)
+from quantpipe.report.table import NUM_TEXT_COLUMNS, parity_text, variant_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,8 @@ def render_report(report: Report) -> str:
         table=variant_text(summary),
         num_text_columns=NUM_TEXT_COLUMNS,
         skipped=[variant for variant in summary["variants"] if variant["skipped"] is not None],
-        parities=[variant for variant in summary["variants"] if variant["parity"] is not None],
+        slower=slower_than_half(summary),
+        parity_table=parity_text(summary),
         charts=[(chart, Markup(chart.svg)) for chart in report.charts],  # noqa: S704 - our own SVG
         examples=report.examples,
         stages=_stage_rows(summary),

@@ -35,6 +35,11 @@ def decimal(value: float | None, decimals: int = 1) -> str:
     return ABSENT if value is None else _fixed(value, decimals)
 
 
+def significant(value: float | None) -> str:
+    """Returns a number with two significant digits: ``0.0019``, ``3.2e-05``."""
+    return ABSENT if value is None else f"{value:.2g}"
+
+
 def count(value: int | None) -> str:
     """Returns a whole number."""
     return ABSENT if value is None else str(value)

@@ -45,10 +45,29 @@ class Latency(TypedDict):
 
 
 class Parity(TypedDict):
-    """How far a variant on its engine is from the same variant in the training framework."""
+    """How far a variant on its engine is from the network that it came from.
 
-    max_abs: float
+    ``reference`` is ``float`` or ``fake-quantized``; differences of boxes are in pixels; agreement
+    is mAP against what the network is confident of. None where there was nothing to compare.
+    """
+
+    reference: str
+    num_images: int
+    max_abs: float | None
+    mean_abs: float | None
+    box_max_abs: float | None
+    box_mean_abs: float | None
+    score_max_abs: float | None
+    score_mean_abs: float | None
+    agreement: float | None
     map_delta: float
+
+
+class Fallback(TypedDict):
+    """A layer of an INT8 engine that runs in float, and why."""
+
+    layer: str
+    reason: str
 
 
 class Variant(TypedDict):
@@ -70,6 +89,7 @@ class Variant(TypedDict):
     fps: dict[str, float]
     size_mb: float | None
     float_layers: int | None
+    fallbacks: list[Fallback]
     parity: Parity | None
     skipped: str | None
 
@@ -109,6 +129,7 @@ class Measurement:
     fps: Mapping[int, float] = field(default_factory=dict)
     size_mb: float | None = None
     float_layers: int | None = None
+    fallbacks: Sequence[Fallback] = ()
     parity: Parity | None = None
     skipped: str | None = None
 
@@ -172,6 +193,31 @@ def speed_up(summary: Summary, variant: Variant, batch: str) -> float | None:
     return None
 
 
+def slower_than_half(summary: Summary) -> list[str]:
+    """Returns a line for every INT8 variant that is no faster than half precision, with its cause.
+
+    The cause is what runs in float; where nothing does, INT8 itself does not pay there.
+    """
+    lines = []
+    for variant in summary["variants"]:
+        rates = {batch: speed_up(summary, variant, batch) for batch in variant["fps"]}
+        slow = [f"{rate:.2f}x at {batch}" for batch, rate in rates.items() if rate and rate <= 1]
+        if variant["precision"] == "int8" and slow:
+            where = " and ".join(slow)
+            lines.append(f"{variant['name']} is not faster than half: {where}; {_cause(variant)}")
+    return lines
+
+
+def _cause(variant: Variant) -> str:
+    reasons: dict[str, list[str]] = {}
+    for fallback in variant["fallbacks"]:
+        reasons.setdefault(fallback["reason"], []).append(fallback["layer"])
+    if not reasons:
+        return f"{variant['float_layers'] or 'no'} layers run in float"
+    parts = [f"{', '.join(layers)} ({reason})" for reason, layers in reasons.items()]
+    return f"in float: {'; '.join(parts)}"
+
+
 def batch_names(summary: Summary) -> list[str]:
     """Returns the batch sizes that any variant ran at, ``b1`` before ``b32``."""
     names = {name for variant in summary["variants"] for name in variant["fps"]}
@@ -198,6 +244,7 @@ def _variant(measurement: Measurement, measurements: Sequence[Measurement]) -> V
         fps={f"b{size}": fps[size] for size in sorted(fps)},
         size_mb=measurement.size_mb,
         float_layers=measurement.float_layers,
+        fallbacks=list(measurement.fallbacks),
         parity=measurement.parity,
         skipped=measurement.skipped,
     )

@@ -17,8 +17,17 @@ from quantpipe.report.number_text import (
     percent,
     rate,
     ratio,
+    significant,
 )
-from quantpipe.report.summary import StageTime, Summary, Variant, batch_names, speed_up
+from quantpipe.report.summary import (
+    Parity,
+    StageTime,
+    Summary,
+    Variant,
+    batch_names,
+    slower_than_half,
+    speed_up,
+)
 
 NUM_TEXT_COLUMNS = 3
 """Leading columns of the variant table that hold words; the others hold numbers."""
@@ -60,6 +69,44 @@ def variant_text(summary: Summary) -> TextTable:
             "float layers",
         ),
         rows=tuple(_variant_row(summary, variant, batches) for variant in summary["variants"]),
+    )
+
+
+def parity_text(summary: Summary) -> TextTable:
+    """Returns one row for each engine that was compared with the network it came from."""
+    return TextTable(
+        headers=(
+            "variant",
+            "engine",
+            "against",
+            "images",
+            "boxes mean px",
+            "boxes max px",
+            "scores mean",
+            "scores max",
+            "agreement",
+            "mAP difference",
+        ),
+        rows=tuple(
+            _parity_row(variant, variant["parity"])
+            for variant in summary["variants"]
+            if variant["parity"] is not None
+        ),
+    )
+
+
+def _parity_row(variant: Variant, parity: Parity) -> tuple[str, ...]:
+    return (
+        variant["name"],
+        variant["engine"],
+        parity["reference"],
+        str(parity["num_images"]),
+        significant(parity["box_mean_abs"]),
+        significant(parity["box_max_abs"]),
+        significant(parity["score_mean_abs"]),
+        significant(parity["score_max_abs"]),
+        percent(parity["agreement"]),
+        percent(parity["map_delta"], 2),
     )
 
 
@@ -108,7 +155,7 @@ def stage_table(summary: Summary) -> Table:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Prints both tables and why any variant was skipped."""
+    """Prints both tables, why any variant was skipped, and which INT8 variants are not faster."""
     console.print(stage_table(summary))
     console.print(variant_table(summary, console.width))
     for variant in summary["variants"]:
@@ -119,6 +166,8 @@ def print_summary(summary: Summary, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+    for line in slower_than_half(summary):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _variant_row(summary: Summary, variant: Variant, batches: list[str]) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from quantpipe.core.schema import Between
 from quantpipe.engines.engine import (
     BuilderApi,
     FloatPrecision,
+    Mode,
     Precision,
     availability,
     identity,
+    require_mode,
     require_precision,
 )
 from quantpipe.errors import ConfigurationError, MachineError
@@ -28,6 +30,8 @@ class EngineSettings:
     name: EngineName
     batch_sizes: Annotated[tuple[int, ...], Between(1, 1024)]
     float_precision: FloatPrecision
+    mode: Mode
+    num_streams: Annotated[int, Between(0, 1024)]
     num_threads: Annotated[int, Between(0, 1024)]
     workspace_mib: Annotated[int, Between(16)]
     optimization_level: Annotated[int, Between(0, 5)]
@@ -46,6 +50,7 @@ def check_engine(engine: EngineSettings, precision: Precision) -> None:
     if reason is not None:
         raise MachineError(reason, path=f"engine={engine.name}")
     require_precision(engine.name, precision)
+    require_mode(engine.name, engine.mode)
     if engine.name == "tensorrt" and engine.builder == "polygraphy" and not polygraphy_is_here():
         raise MachineError(
             "Polygraphy is not installed",

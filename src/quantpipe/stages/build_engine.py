@@ -79,8 +79,9 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
         calibration_cache=None if cache is None else ranges_beside(source, cache.path),
     )
     source = typed_source(
-        engine,
+        engine.name,
         config.precision,
+        engine.float_precision,
         source,
         outputs["half_onnx"],
         calibration_cache=cache is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,19 +16,27 @@ from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Output
 from quantpipe.errors import ConfigurationError, nearest
 from quantpipe.files import write_json
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.parity import ParitySettings
 from quantpipe.settings.recipe import BatchSize, Count, Fraction
 
 if TYPE_CHECKING:
+    from quantpipe.assembly.networks import Loaded
     from quantpipe.assembly.variants import OpenVariant
     from quantpipe.data.dataset import DetectionDataset
     from quantpipe.engines.benchmark import Latency
-    from quantpipe.evaluation.accuracy import ImageDetections, Predictor, Suppression
+    from quantpipe.evaluation.accuracy import ImageDetections, Suppression
     from quantpipe.evaluation.coco_map import MapResult
 
-_PARITY = "parity_"
+_GRAPH, _NETWORK, _SCALES, _PLAN = "graph_", "network_", "scales_", "plan_"
 _REFERENCE = "fp32"
 _MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT})
-_GRAPH = frozenset({ArtifactKind.ONNX})
+# What may be wired beside a variant: its graph, and the network it came from.
+COMPANIONS: Mapping[str, ArtifactKind] = {
+    _GRAPH: ArtifactKind.ONNX,
+    _NETWORK: ArtifactKind.CHECKPOINT,
+    _SCALES: ArtifactKind.SCALES,
+    _PLAN: ArtifactKind.PLAN,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,8 @@ class EvaluateConfig:
     latency_batches: Annotated[tuple[int, ...], Between(1, 1024)]
     num_warmup: Count
     num_runs: Annotated[int, Between(1)]
-    num_parity_images: Annotated[int, Between(1)]
+    num_queued: Annotated[int, Between(1)]
+    parity: ParitySettings
     num_examples: Annotated[int, Between(0, 50)]
 
 
@@ -50,17 +60,26 @@ def check_wiring(
     config: object,  # noqa: ARG001
     kinds: Mapping[str, ArtifactKind],
 ) -> None:
-    """Refuses a graph as a variant, a variant as a graph, and a graph without its variant."""
-    variants = {name for name in kinds if not name.startswith(_PARITY)}
+    """Refuses a wrong kind, and what stands beside no variant or beside no network."""
+    variants = {name for name in kinds if _companion(name) is None}
     for name, kind in kinds.items():
-        wanted = _MEASURABLE if name in variants else _GRAPH
+        prefix = _companion(name)
+        wanted = _MEASURABLE if prefix is None else {COMPANIONS[prefix]}
         if kind not in wanted:
             names = " or ".join(sorted(wanted))
             raise ConfigurationError(f"is wired to a {kind}, not to a {names}", path=name)
-        variant = name.removeprefix(_PARITY)
+        variant = name.removeprefix(prefix or "")
         if variant not in variants:
             hint = nearest(variant, variants)
             raise ConfigurationError(f"there is no variant {variant!r}", path=name, hint=hint)
+        if prefix in (_SCALES, _PLAN) and _NETWORK + variant not in kinds:
+            raise ConfigurationError(
+                "means nothing without the network", path=name, hint=f"wire {_NETWORK}{variant} too"
+            )
+
+
+def _companion(name: str) -> str | None:
+    return next((prefix for prefix in COMPANIONS if name.startswith(prefix)), None)
 
 
 def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
@@ -75,25 +94,32 @@ def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
 
 
 def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Measures every variant; inputs named ``parity_<variant>`` are the graphs they came from."""
+    """Measures every variant, and compares it with the network it came from where that is wired."""
     from quantpipe.assembly.variants import opened
 
     dataset = open_split(config.data, "val", context)
-    artifacts = {n: a for n, a in inputs.items() if not n.startswith(_PARITY)}
-    graphs = {n: inputs[_PARITY + n] for n in artifacts if _PARITY + n in inputs}
+    artifacts = {name: artifact for name, artifact in inputs.items() if _companion(name) is None}
     with opened(artifacts, context) as variants:
         accuracy = {n: _accuracy(config, v, dataset, context) for n, v in variants.items()}
         parity = {
-            name: _parity(config, variants[name], graph, accuracy[name][1], dataset, context)
-            for name, graph in graphs.items()
+            name: _parity(config, variant, inputs, accuracy[name][1], dataset, context)
+            for name, variant in variants.items()
         }
         latency = _latency(config, variants, context)
+        fps = _throughput(config, variants, context)
+        reasons = {
+            name: _fallbacks(v, _path(inputs, _GRAPH + name)) for name, v in variants.items()
+        }
     detections = {name: found for name, (_, found) in accuracy.items()}
     agreements = _agreements(detections, dataset)
     measured = [
-        _measurement(
-            variant, accuracy[name][0], agreements.get(name), latency[name], parity.get(name)
-        )
+        _measurement(variant, accuracy[name][0], latency[name])
+        | {
+            "agreement": agreements.get(name),
+            "fps": fps.get(name, {}),
+            "parity": parity[name],
+            "fallbacks": reasons[name],
+        }
         for name, variant in variants.items()
     ]
     write_json(outputs["metrics"], {"variants": measured})
@@ -153,47 +179,67 @@ def _agreements(
 def _parity(
     config: EvaluateConfig,
     variant: OpenVariant,
-    graph: Artifact,
+    inputs: Inputs,
     found: Sequence[ImageDetections],
     dataset: DetectionDataset,
     context: Context,
-) -> dict[str, float]:
-    """The engine against its own graph, run as written: raw outputs, and mAP on the same images."""
-    import numpy as np
+) -> dict[str, Any] | None:
+    """The variant beside the network it came from; None where that is not wired."""
+    from quantpipe.assembly.networks import deployed, load
+    from quantpipe.assembly.parity import measure_parity, require_parity
 
-    from quantpipe.assembly.images import float_batches, measure
-    from quantpipe.evaluation.accuracy import score
-    from quantpipe.export.verify import compare, unoptimised
-
-    few = dataset.subset(range(min(config.num_parity_images, len(dataset.images))))
-    as_written = _any_batch(unoptimised(graph.path), graph.path)
-    size, batch = variant.image_size, config.accuracy_batch
-    result, _ = measure(
-        as_written,
-        few,
-        image_size=size,
-        batch_size=batch,
-        progress=context.progress,
-        description=f"{context.step}: {variant.name} as written",
+    graph, network, scales, plan = (_path(inputs, prefix + variant.name) for prefix in COMPANIONS)
+    if network is None:
+        return None
+    loaded = deployed(load(network, scales=scales, plan=plan, device=context.device))
+    measured = measure_parity(
+        variant,
+        loaded,
+        found,
+        dataset,
+        config.parity,
+        batch_size=config.accuracy_batch,
         suppression=_suppression(config),
+        device=context.device,
+        progress=context.progress,
+        description=f"{context.step}: network of {variant.name}",
     )
-    differences = [
-        compare(as_written(images.numpy()), variant.predict(images.numpy())).max_abs
-        for images in float_batches(
-            few, range(min(2, len(few.images))), image_size=size, batch_size=batch, device="cpu"
+    if measured.fault is not None:
+        parted = _parted_at(config, inputs[variant.name], graph, loaded, dataset, context)
+        require_parity(variant.name, measured, parted)
+    return measured.as_json()
+
+
+def _parted_at(
+    config: EvaluateConfig,
+    engine: Artifact,
+    graph: Path | None,
+    loaded: Loaded,
+    dataset: DetectionDataset,
+    context: Context,
+) -> str | None:
+    from quantpipe.assembly.images import float_batches
+    from quantpipe.assembly.parted_operation import parted_operation
+    from quantpipe.engines.engine_file import read_header
+
+    if graph is None:
+        return None
+    context.progress.note(f"{context.step}: looking for the first operation that differs")
+    size = loaded.checkpoint.image_size
+    (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        return parted_operation(
+            read_header(engine.path),
+            graph,
+            loaded,
+            images.numpy(),
+            int8_limit=config.parity.int8_limit,
+            folder=Path(folder),
         )
-    ]
-    same = score(found[: len(few.images)], few.coco_ground_truth(), few.category_ids, by_size=False)
-    return {"max_abs": float(np.max(differences)), "map_delta": same.map - result.map}
 
 
-def _any_batch(predict: Predictor, path: Path) -> Predictor:
-    """A graph of a fixed batch as a function of any number of images."""
-    from quantpipe.engines.batching import run_in_batches
-    from quantpipe.export.onnx_graph import read_graph
-
-    batch = read_graph(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    return predict if batch == 0 else lambda images: run_in_batches(predict, images, (batch,))
+def _path(inputs: Inputs, name: str) -> Path | None:
+    return inputs[name].path if name in inputs else None
 
 
 def _latency(
@@ -223,12 +269,46 @@ def _latency(
     return timed
 
 
+def _throughput(
+    config: EvaluateConfig, variants: Mapping[str, OpenVariant], context: Context
+) -> dict[str, dict[str, float]]:
+    """Images per second of the engines that compute several batches at once, in turn."""
+    import numpy as np
+
+    from quantpipe.engines.benchmark import measure_throughput
+
+    queued = {name: v.run_all for name, v in variants.items() if v.run_all is not None}
+    found: dict[str, dict[str, float]] = {name: {} for name in queued}
+    rng = np.random.default_rng(context.seed)
+    for batch in config.latency_batches if queued else ():
+        runs = {}
+        for name, run_all in queued.items():
+            shape = (batch, 3, variants[name].image_size, variants[name].image_size)
+            batches = [rng.random(shape, dtype=np.float32)] * config.num_queued
+            runs[name] = lambda run_all=run_all, batches=batches: run_all(batches)
+        rates = measure_throughput(
+            runs,
+            num_images=batch * config.num_queued,
+            num_runs=config.num_runs,
+            progress=context.progress,
+        )
+        for name, rate in rates.items():
+            found[name][str(batch)] = rate
+    return found
+
+
+def _fallbacks(variant: OpenVariant, graph: Path | None) -> list[dict[str, str]]:
+    """The float layers of an INT8 engine and why, as far as its graph is known."""
+    from quantpipe.engines.fallback import fallbacks
+    from quantpipe.export.onnx_graph import read_graph
+
+    if graph is None or variant.precision != "int8":
+        return []
+    return [vars(found) for found in fallbacks(variant.engine, variant.layers, read_graph(graph))]
+
+
 def _measurement(
-    variant: OpenVariant,
-    accuracy: MapResult,
-    agreement: float | None,
-    latency: Mapping[int, Latency],
-    parity: Mapping[str, float] | None,
+    variant: OpenVariant, accuracy: MapResult, latency: Mapping[int, Latency]
 ) -> dict[str, Any]:
     return {
         "name": variant.name,
@@ -237,7 +317,6 @@ def _measurement(
         "image_size": variant.image_size,
         "map": accuracy.map,
         "map50": accuracy.map50,
-        "agreement": agreement,
         "per_class": dict(accuracy.per_class),
         "latency": {
             str(batch): {"p50": times.p50, "p95": times.p95, "p99": times.p99}
@@ -245,7 +324,6 @@ def _measurement(
         },
         "size_mb": variant.mib,
         "float_layers": variant.num_float_layers,
-        "parity": None if parity is None else dict(parity),
     }
 
 
@@ -280,10 +358,10 @@ def _examples(
 
 STAGE = Stage(
     name="evaluate",
-    version=2,
+    version=3,
     config_type=EvaluateConfig,
-    companion_prefix=_PARITY,
-    any_inputs=Input(kinds=_MEASURABLE | _GRAPH),
+    companion_prefixes=tuple(COMPANIONS),
+    any_inputs=Input(kinds=_MEASURABLE | frozenset(COMPANIONS.values())),
     outputs={
         "metrics": Output(kind=ArtifactKind.METRICS, file="metrics.json"),
         "examples": Output(kind=ArtifactKind.EXAMPLES, file="examples.json"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,10 +100,10 @@ def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
 def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Traces the folded network, places Q/DQ, simplifies, and verifies before it is published."""
     from quantpipe.assembly.engines import engine_graph
-    from quantpipe.assembly.networks import load_inputs
+    from quantpipe.assembly.networks import deployed, load_inputs
     from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 
-    loaded = _deployed(load_inputs(inputs, "cpu"))
+    loaded = deployed(load_inputs(inputs, "cpu"))
     path = outputs["onnx"]
     export_float(
         loaded.network,
@@ -126,16 +126,6 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
     write_graph(path, edited)
     parity = _verify(config, path, loaded, context)
     return {"parity": vars(parity), "mib": path.stat().st_size / 2**20}
-
-
-def _deployed(loaded: Loaded) -> Loaded:
-    """The same with BatchNorm folded, as scales are only ever made for: the float baseline."""
-    from quantpipe.detector.network import fold_batch_norm
-
-    if loaded.checkpoint.form == "deploy":
-        return loaded
-    network = fold_batch_norm(loaded.network)
-    return replace(loaded, network=network, quantized=network)
 
 
 def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
