@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from other_tools import quantize_with_nncf, quantize_with_onnxruntime
 from quantpipe.assembly.images import float_batches, measure, predictor, sample
 from quantpipe.assembly.networks import load
 from quantpipe.data.coco import find_coco_split, read_coco
@@ -221,33 +222,21 @@ def write_pipeline(path: Path, steps: Sequence[str]) -> None:
 
 
 def by_onnxruntime(subject: Subject, folder: Path) -> Predictor:
-    """ONNX Runtime's static quantization in its QDQ format."""
+    """ONNX Runtime's static quantization."""
     import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._images = subject.calibration()
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            images = next(self._images, None)
-            return None if images is None else {name: images}
 
     source, target = float_graph(subject, folder), folder / "onnxruntime.onnx"
-    name = onnxruntime.InferenceSession(source).get_inputs()[0].name
-    quantize_static(source, target, Reader(), per_channel=True)
+    quantize_with_onnxruntime(source, target, subject.calibration())
     session = onnxruntime.InferenceSession(target)
+    name = session.get_inputs()[0].name
     return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
 def by_nncf(subject: Subject, folder: Path) -> Predictor:
     """NNCF's post-training quantization of the OpenVINO model."""
-    import nncf
     import openvino
 
-    model = openvino.Core().read_model(float_graph(subject, folder))
-    images = list(subject.calibration())
-    quantized = nncf.quantize(model, nncf.Dataset(images), subset_size=len(images))
+    quantized = quantize_with_nncf(float_graph(subject, folder), subject.calibration())
     compiled = openvino.compile_model(quantized, "CPU")
     return lambda batch: np.asarray(compiled(batch)[0])
 

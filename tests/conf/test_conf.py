@@ -31,7 +31,16 @@ NEEDED = {
             "~evaluate.inputs.half",
             "~evaluate.inputs.graph_half",
             "~evaluate.inputs.network_half",
-        ]
+        ],
+        "onnxruntime_cuda": [
+            *(f"~build_engine.each.{variant}" for variant in ("ptq", "partial", "qat")),
+            *(
+                f"~evaluate.inputs.{prefix}{variant}"
+                for variant in ("ptq", "partial", "qat")
+                for prefix in ("", "graph_", "network_", "scales_")
+            ),
+            "~evaluate.inputs.plan_partial",
+        ],
     },
 }
 

@@ -42,6 +42,23 @@ def function(images: np.ndarray) -> np.ndarray:
     return rows
 
 
+def detected(images: np.ndarray) -> dict[str, np.ndarray]:
+    """As many detections as fit the image's mean, at most three, of two classes."""
+    count = len(images)
+    counts = np.minimum(images.mean(axis=(1, 2, 3)) * 4, 3).astype(np.int32)[:, None]
+    shown = np.arange(3) < counts
+    scores = (function(images)[:, :3, 0] * shown).astype(np.float32)
+    corners = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    boxes: np.ndarray = np.repeat(corners, count, axis=0) * shown[..., None]
+    classes = (np.arange(3, dtype=np.int32) % 2 * shown).astype(np.int32)
+    return {
+        "num_dets": counts,
+        "det_boxes": boxes.astype(np.float32),
+        "det_scores": scores,
+        "det_classes": classes,
+    }
+
+
 class _Bound:
     """An object of a binding: names that the version's class does not list fail."""
 
@@ -73,7 +90,7 @@ class FakeTensorRt:
         cuda: The stand-in whose stream and memory its engines use.
         parses: Whether its parser takes graphs.
         builds: Whether its builder builds.
-        num_outputs: Of its engines: the predictions, and further ones of other types.
+        detects: Whether its engines hand out ``detected`` instead of ``function``.
         gpu: Whether the driver works.
     """
 
@@ -84,13 +101,13 @@ class FakeTensorRt:
         *,
         parses: bool = True,
         builds: bool = True,
-        num_outputs: int = 1,
+        detects: bool = False,
         gpu: bool = True,
     ) -> None:
         self.__version__ = version
         self.log = SimpleNamespace(network_flags=None, told=[], timed=None, plugins=0, config=None)
         self._cuda, self._parses, self._builds, self._gpu = cuda, parses, builds, gpu
-        self._api, self._num_outputs = API[version], num_outputs
+        self._api, self._detects = API[version], detects
         self._major = int(version.split(".")[0])
         for name, members in self._api["enums"].items():
             kind: Any = enum.IntEnum
@@ -426,7 +443,11 @@ class _Engine(_Bound):
     def __init__(self, trt: Any, plan: Any) -> None:
         super().__init__(trt)
         self._profiles, self._shape = plan["profiles"], plan["shape"]
-        self._names = ["predictions", *(f"further{i}" for i in range(1, trt._num_outputs))]
+        self._compute = (
+            detected if trt._detects else lambda images: {"predictions": function(images)}
+        )
+        # TensorRT lists them in an order of its own.
+        self._names = sorted(self._compute(np.zeros((1, 3, 1, 1), dtype=np.float32)))
         self._contexts: Any = weakref.WeakSet()
 
     @property
@@ -446,7 +467,7 @@ class _Engine(_Bound):
 
     def get_tensor_dtype(self, name: str) -> Any:
         kinds = self._trt.DataType
-        return kinds.INT32 if name.startswith("further") else kinds.FLOAT
+        return kinds.INT32 if name in ("num_dets", "det_classes") else kinds.FLOAT
 
     def get_tensor_shape(self, name: str) -> Any:
         assert name == "images"
@@ -507,8 +528,7 @@ class _Context(_Bound):
     def get_tensor_shape(self, name: str) -> Any:
         if name == "images":
             return self._shape
-        rows = (self._shape[0], ANCHORS, COLUMNS)
-        return rows if name == "predictions" else rows[:2]
+        return self._engine._compute(np.zeros(self._shape, dtype=np.float32))[name].shape
 
     def set_tensor_address(self, name: str, memory: Any) -> bool:
         assert isinstance(memory, int)
@@ -525,10 +545,9 @@ class _Context(_Bound):
 
     def _compute(self) -> None:
         images = _array(self._addresses["images"], self._shape, ctypes.c_float)
-        for name in self._engine._names:
-            kind = ctypes.c_float if name == "predictions" else ctypes.c_int32
-            target = _array(self._addresses[name], self.get_tensor_shape(name), kind)
-            target[:] = function(images) if name == "predictions" else 7
+        for name, values in self._engine._compute(images).items():
+            kind = ctypes.c_float if values.dtype == np.float32 else ctypes.c_int32
+            _array(self._addresses[name], values.shape, kind)[:] = values
         if self._profiler is not None:
             for layer, milliseconds in LAYER_MILLISECONDS.items():
                 self._profiler.report_layer_time(layer, milliseconds)

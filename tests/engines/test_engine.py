@@ -3,9 +3,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -63,6 +64,22 @@ def test_a_missing_library_stops_build_and_load(
         build_engine("openvino", tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings())
     with pytest.raises(MachineError):
         load_engine("tensorrt", tmp_path / "a.engine")
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudart.so.13"), OSError("libcudart.so.13")])
+def test_a_library_that_lacks_another_one_is_a_machine_error(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def broken() -> Any:
+        raise error
+
+    kind = replace(ENGINES["openvino"], backend=broken)
+    monkeypatch.setitem(cast("dict[str, Any]", ENGINES), "openvino", kind)
+    line = r"'openvino' cannot be imported: libcudart\.so\.13; install it anew with: pip install"
+    with pytest.raises(MachineError, match=line):
+        load_engine("openvino", tmp_path / "a.engine")
+    with pytest.raises(MachineError, match=line):
+        build_engine("openvino", tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings())
 
 
 def test_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

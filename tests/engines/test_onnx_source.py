@@ -8,6 +8,7 @@ import pytest
 
 from quantpipe.engines.onnx_source import OnnxSource, read_onnx_source
 from quantpipe.errors import ArtifactError
+from quantpipe.export.nms import NmsSettings, append_nms
 
 
 def _read(path: Path, batch_sizes: tuple[int, ...] = (1, 4), image_size: int = 32) -> OnnxSource:
@@ -19,8 +20,9 @@ def test_a_dynamic_model_is_read_with_its_digest(float_onnx: Path) -> None:
 
     source = _read(float_onnx)
     assert source.sha256 == hashlib.sha256(float_onnx.read_bytes()).hexdigest()
-    assert (source.input_name, source.output_name) == ("images", "predictions")
+    assert (source.input_name, source.output_names) == ("images", ("predictions",))
     assert source.batch is None
+    assert (source.num_classes, source.opset) == (None, 19)
 
 
 def test_external_data_is_never_followed(tiny: Any, tmp_path: Path) -> None:
@@ -67,3 +69,21 @@ def test_a_fixed_batch_takes_no_other(tiny: Any, tmp_path: Path) -> None:
     assert _read(path, batch_sizes=(4,)).batch == 4
     with pytest.raises(ArtifactError, match="dynamic batch"):
         _read(path, batch_sizes=(1, 4))
+
+
+def test_detections_are_told_from_predictions(tiny: Any, tmp_path: Path) -> None:
+    path = tmp_path / "nms.onnx"
+    settings = NmsSettings(confidence=0.1, iou=0.5, max_detections=9)
+    model = append_nms(tiny.model(), settings, ["it"], "onnx")
+    path.write_bytes(model.SerializeToString())
+    source = _read(path)
+    assert source.output_names == ("num_dets", "det_boxes", "det_scores", "det_classes")
+    assert (source.num_classes, source.opset) == (1, 19)
+    del model.metadata_props[:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="does not name its classes"):
+        _read(path)
+    del model.graph.output[2:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="2 outputs, one of each is needed, or as outputs num_"):
+        _read(path)

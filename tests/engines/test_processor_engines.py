@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from quantpipe.engines.engine import build_engine, float_layers, load_engine
 from quantpipe.engines.engine_file import read_engine_file, write_engine_file
 from quantpipe.engines.profile import operation_times
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.graph_operations import operation_aliases
+from quantpipe.export.nms import NmsSettings, append_nms
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -147,6 +152,37 @@ def test_a_model_the_library_refuses_is_an_artifact_error(
 
 
 @BOTH
+def test_an_opset_that_nobody_here_knows_is_refused(tiny: Any, name: str, float_onnx: Path) -> None:
+    """OpenVINO would take it in silence."""
+    newest = onnx.defs.onnx_opset_version()
+    model = tiny.model()
+    model.opset_import[0].version = newest + 1
+    float_onnx.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ArtifactError, match=rf"uses opset {newest + 1}, .* up to {newest}; set exp"
+    ):
+        _built(tiny, name, float_onnx)
+
+
+def test_an_opset_newer_than_onnxruntime_takes_names_both(
+    tiny: Any, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 1000)
+    model = tiny.model()
+    model.opset_import[0].version = 999
+    float_onnx.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError) as caught:
+        _built(tiny, "onnxruntime", float_onnx)
+    told = (
+        r".*float\.onnx: uses opset 999, onnxruntime (\S+) takes opsets up to (\d+); set export\."
+    )
+    match = re.match(told + r"opset=\2 or less, or install a newer onnxruntime$", str(caught.value))
+    assert match is not None
+    assert match[1] == onnxruntime.__version__
+    assert int(match[2]) >= 20
+
+
+@BOTH
 def test_two_engines_live_side_by_side(
     tiny: Any, name: str, float_onnx: Path, int8_onnx: Path
 ) -> None:
@@ -177,3 +213,74 @@ def test_a_profile_lists_each_layer_once_and_leaves_the_engine_as_it_is(
         layer.name for layer in layers
     )
     np.testing.assert_array_equal(engine.run(images), before)
+
+
+@pytest.fixture
+def detecting(tiny: Any, tmp_path: Path) -> Any:
+    """``detecting(confidence)``: a network of overlapping boxes, the same with suppression."""
+
+    def make(confidence: float, *, quantized: bool = False) -> Any:
+        model = tiny.model(quantized=quantized)
+        (bias,) = (t for t in model.graph.initializer if t.name == "head.bias")
+        shifted = onnx.numpy_helper.to_array(bias) + np.array([0, 0, 6, 5, 5, 4], dtype=np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(shifted, bias.name))
+        chosen: dict[str, Any] = {"confidence": confidence, "iou": 0.6, "max_detections": 40}
+        path = tmp_path / "detecting.onnx"
+        path.write_bytes(
+            append_nms(model, NmsSettings(**chosen), ["it"], "onnx").SerializeToString()
+        )
+        return model, path, chosen
+
+    return make
+
+
+@BOTH
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("num_images", [1, 5])
+def test_detections_come_as_predictions_that_suppress_to_themselves(
+    tiny: Any, detecting: Any, name: str, quantized: bool, num_images: int
+) -> None:
+    model, path, chosen = detecting(2.0, quantized=quantized)
+    images = tiny.images(num_images)
+    precision = "int8" if quantized else "f32"
+    engine = load_engine(name, _built(tiny, name, path, precision=precision))
+    plain = load_engine(name, _built(tiny, name, _saved(path, model), precision=precision))
+    found = engine.run(images)
+    assert found.shape == (num_images, 40, 6)
+    expected = detections(plain.run(images), **chosen)
+    assert [3 < len(rows) < 40 for rows in expected] == [True] * num_images
+    for image, rows in enumerate(expected):
+        again = detections(found[image : image + 1], **chosen)[0]
+        np.testing.assert_allclose(again, rows, rtol=1e-4, atol=1e-4)
+        assert not found[image, len(rows) :].any()
+    assert "NonMaxSuppression" in {layer.kind for layer in engine.layers()}
+    assert len(engine.profile(images[:1], 1)) > len(plain.profile(images[:1], 1))
+
+
+def _saved(path: Path, model: onnx.ModelProto) -> Path:
+    plain = path.with_name("plain.onnx")
+    plain.write_bytes(model.SerializeToString())
+    return plain
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_many_batches_of_detections_are_those_of_each(
+    tiny: Any, detecting: Any, name: str, mode: str
+) -> None:
+    _, path, _ = detecting(2.0)
+    engine = load_engine(name, _built(tiny, name, path, mode=mode))
+    batches = [tiny.images(count) + np.float32(0.1 * count) for count in (1, 4, 6)]
+    found = engine.run_all(batches)
+    assert [rows.shape for rows in found] == [(1, 40, 6), (4, 40, 6), (6, 40, 6)]
+    for images, rows in zip(batches, found, strict=True):
+        assert rows.any(axis=(1, 2)).all()
+        np.testing.assert_allclose(rows, engine.run(images), rtol=1e-4, atol=1e-4)
+
+
+@BOTH
+def test_images_without_detections_give_rows_of_zeros(tiny: Any, detecting: Any, name: str) -> None:
+    _, path, _ = detecting(1e6)
+    found = load_engine(name, _built(tiny, name, path)).run(tiny.images(3))
+    assert found.shape == (3, 40, 6)
+    assert not found.any()

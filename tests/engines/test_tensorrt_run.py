@@ -9,15 +9,30 @@ import numpy as np
 import onnx
 import pytest
 from tests.engines.fake_cuda import STREAM_HANDLE, FakeCuda
-from tests.engines.fake_tensorrt import LAYER_MILLISECONDS, VERSIONS, FakeTensorRt, function
+from tests.engines.fake_tensorrt import (
+    LAYER_MILLISECONDS,
+    VERSIONS,
+    FakeTensorRt,
+    detected,
+    function,
+)
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.cuda import Cuda
+from quantpipe.engines.engine_file import header_for
 from quantpipe.engines.onnx_source import read_onnx_source
 from quantpipe.engines.tensorrt_build import build_plan
 from quantpipe.engines.tensorrt_run import TensorRtEngine
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.onnx_file import DETECTION_OUTPUTS
 
 NEW = "11.4.0.106"
+
+
+def _header(tiny: Any, batch_sizes: tuple[int, ...], num_classes: int | None = None) -> Any:
+    place = {"library": "tensorrt", "hardware": "NVIDIA T4"}
+    settings = tiny.settings(batch_sizes=batch_sizes)
+    return header_for("tensorrt", place, settings, "", num_classes)
 
 
 @pytest.fixture
@@ -29,18 +44,20 @@ def loaded(tiny: Any, tmp_path: Path) -> Any:
         *,
         batch_sizes: tuple[int, ...] = (1, 4),
         fixed_batch: int | None = None,
-        num_outputs: int = 1,
+        detects: bool = False,
+        num_classes: int | None = None,
         **gpu: Any,
     ) -> tuple[TensorRtEngine, FakeCuda]:
         cuda = FakeCuda(**gpu)
-        trt = FakeTensorRt(version, cuda, num_outputs=num_outputs)
+        trt = FakeTensorRt(version, cuda, detects=detects)
         built_for = (1, 4) if fixed_batch is None else (fixed_batch,)
         onnx.save(tiny.model(opset=17, batch=fixed_batch or "batch"), tmp_path / "model.onnx")
         source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=built_for)
         plan, _ = build_plan(trt, source, tiny.settings(batch_sizes=built_for))
         binding = Cuda(runtime=cuda, handle=lambda stream: STREAM_HANDLE)
         try:
-            return TensorRtEngine(trt, binding, plan, batch_sizes, 32), cuda
+            header = _header(tiny, batch_sizes, num_classes)
+            return TensorRtEngine(trt, binding, plan, header), cuda
         except Exception:
             assert cuda.held == {}
             raise
@@ -148,16 +165,25 @@ def test_no_gpu_memory_names_the_call_and_leaves_nothing(loaded: Any, memory: in
         loaded(memory=memory)
 
 
-def test_each_output_has_memory_of_its_own_shape_and_type(tiny: Any, loaded: Any) -> None:
-    engine, cuda = loaded(num_outputs=3)
-    assert sorted(len(buffer) for buffer in cuda.device.values()) == [
-        4 * 4 * 4,
-        4 * 4 * 4,
-        4 * 4 * 6 * 4,
-        4 * 3 * 32 * 32 * 4,
-    ]
-    with pytest.raises(ArtifactError, match="outputs predictions, further1, further2"):
-        engine.run(tiny.images(1))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_detections_come_back_as_predictions(tiny: Any, loaded: Any, version: str) -> None:
+    engine, cuda = loaded(version, detects=True, num_classes=2)
+    images = tiny.images(4) * np.array([0.1, 0.6, 1.2, 2.0], dtype=np.float32).reshape(-1, 1, 1, 1)
+    made = detected(images)
+    assert made["num_dets"].ravel().tolist() == [0, 1, 2, 3]
+    expected = predictions_from([made[name] for name in DETECTION_OUTPUTS], 2)
+    for _ in range(2):
+        np.testing.assert_allclose(engine.run(images), expected, rtol=1e-6)
+    sizes = [4 * 4, 4 * 3 * 4, 4 * 3 * 4, 4 * 3 * 4 * 4, 4 * 3 * 32 * 32 * 4]
+    assert sorted(len(buffer) for buffer in cuda.device.values()) == sizes
+
+
+@pytest.mark.parametrize(("detects", "num_classes"), [(True, None), (False, 2)])
+def test_other_outputs_than_the_file_says_are_refused(
+    loaded: Any, detects: bool, num_classes: int | None
+) -> None:
+    with pytest.raises(ArtifactError, match="has the inputs images and the outputs"):
+        loaded(detects=detects, num_classes=num_classes)
 
 
 def test_a_gpu_that_cuda_cannot_use_is_told(tiny: Any, tmp_path: Path) -> None:
@@ -168,10 +194,10 @@ def test_a_gpu_that_cuda_cannot_use_is_told(tiny: Any, tmp_path: Path) -> None:
         build_plan(trt, source, tiny.settings())
     binding = Cuda(runtime=FakeCuda(), handle=lambda stream: STREAM_HANDLE)
     with pytest.raises(MachineError, match="finds no GPU"):
-        TensorRtEngine(trt, binding, b"{}", (1,), 32)
+        TensorRtEngine(trt, binding, b"{}", _header(tiny, (1,)))
 
 
-def test_a_refused_plan_is_told() -> None:
+def test_a_refused_plan_is_told(tiny: Any) -> None:
     binding = Cuda(runtime=FakeCuda(), handle=lambda stream: STREAM_HANDLE)
     with pytest.raises(MachineError, match="refuses"):
-        TensorRtEngine(FakeTensorRt(NEW), binding, b"refused", (1,), 32)
+        TensorRtEngine(FakeTensorRt(NEW), binding, b"refused", _header(tiny, (1,)))

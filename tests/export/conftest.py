@@ -99,3 +99,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         graph=read_graph(path),
         scales=ranges(network, images),
     )
+
+
+@pytest.fixture(scope="session")
+def crowded(exported: Exported) -> onnx.ModelProto:
+    """The float graph with boxes two cells larger on each side: they overlap, few have no size."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(exported.graph)
+    for tensor in graph.graph.initializer:
+        if tensor.name.startswith("detect.reg_preds") and tensor.name.endswith("bias"):
+            wider = onnx.numpy_helper.to_array(tensor) + 2.0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wider.astype("float32"), tensor.name))
+    return graph

@@ -3,15 +3,28 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import onnx
+import onnx_ir as ir
+import pytest
 import torch
 
 from quantpipe.engines.benchmark import measure_latency
 from quantpipe.engines.engine import BuildSettings, build_engine, load_engine
 from quantpipe.engines.profile import operation_times
-from quantpipe.export.graph_operations import operation_aliases, operation_readers, result_sizes
+from quantpipe.errors import ArtifactError
+from quantpipe.export.calibration_cache import activation_ranges
+from quantpipe.export.graph_operations import (
+    operation_aliases,
+    operation_nodes,
+    operation_readers,
+    require_operations,
+    result_sizes,
+)
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.progress import Silent
+
+POOL = "backbone.ERBlock_5.2.sppf.m"
 
 
 def test_who_reads_a_result_through_activations_and_concats(exported: Any) -> None:
@@ -90,3 +103,68 @@ def test_every_operation_is_found_in_the_engines_that_run_it(exported: Any, tmp_
             assert set(times.milliseconds) == set(exported.scales.operations())
             assert times.elsewhere < 0.7 * times.total
             assert 0.4 * whole.fastest < times.total < 2.5 * whole.fastest
+
+
+def _changed(exported: Any, op_type: str, number: int = 0) -> Any:
+    """A copy of the graph, and one of its nodes."""
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.graph)
+    return model, [node for node in model.graph.node if node.op_type == op_type][number]
+
+
+def _refused(exported: Any, model: Any, told: str) -> None:
+    """By everything that plans operations of a graph."""
+    with pytest.raises(ArtifactError, match=told):
+        insert_qdq(model, exported.scales, None, "openvino")
+    with pytest.raises(ArtifactError, match=told):
+        activation_ranges(model, exported.scales, None)
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_a_weight_that_two_convolutions_read_is_refused(exported: Any, op_type: str) -> None:
+    model, node = _changed(exported, op_type)
+    again = model.graph.node.add()
+    again.CopyFrom(node)
+    again.name, again.output[0] = "another", "nobody_reads_this"
+    name = node.input[1].removesuffix(".weight")
+    _refused(exported, model, rf"operation '{name}' appears twice in the ONNX graph")
+
+
+def test_two_pools_of_one_name_are_refused_but_one_that_runs_again_is_not(exported: Any) -> None:
+    assert len(operation_nodes(ir.from_proto(exported.graph).graph)[POOL]) == 3
+    model, node = _changed(exported, "MaxPool", 2)
+    node.name = POOL
+    _refused(exported, model, rf"operation '{POOL}' appears twice in the ONNX graph")
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_a_weight_under_another_name_leaves_its_operation_unfound(
+    exported: Any, op_type: str
+) -> None:
+    model, node = _changed(exported, op_type)
+    name = node.input[1].removesuffix(".weight")
+    (weight,) = (t for t in model.graph.initializer if t.name == node.input[1])
+    weight.name = node.input[1] = f"{name}x.weight"
+    told = rf"operation '{name}' is not in the ONNX graph; did you mean '{name}x'"
+    _refused(exported, model, told)
+
+
+def test_a_weight_that_is_computed_leaves_its_operation_unfound(exported: Any) -> None:
+    model, node = _changed(exported, "Conv")
+    model.graph.node.add(op_type="Identity", input=[node.input[1]], output=["computed"])
+    node.input[1] = "computed"
+    _refused(exported, model, r"operation 'backbone\.stem\.conv' is not in the ONNX graph")
+
+
+def test_a_pool_without_a_name_leaves_its_operation_unfound(exported: Any) -> None:
+    model = _changed(exported, "MaxPool")[0]
+    for number, node in enumerate(n for n in model.graph.node if n.op_type == "MaxPool"):
+        node.name = f"node_MaxPool_{number}"
+    _refused(exported, model, rf"operation '{POOL}' is not in the ONNX graph")
+
+
+def test_every_planned_operation_has_to_be_there() -> None:
+    require_operations({"a": 1, "b": 2}, ["b", "a"])
+    require_operations([], [])
+    with pytest.raises(ArtifactError, match="'c' is not in the ONNX graph; known: a, b"):
+        require_operations({"a": 1, "b": 2}, ["a", "c"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quantpipe.detector.architecture import operation_names
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.export.graph_operations import operation_nodes, repeated_name
 from quantpipe.export.onnx_graph import export_float, lowered, read_graph, serialized, write_graph
 from quantpipe.export.verify import unoptimised
@@ -54,6 +54,14 @@ def test_any_batch_gives_the_networks_predictions(exported: Any, batch: int) -> 
     np.testing.assert_allclose(
         unoptimised(exported.path)(images.numpy()), expected, rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_exporter_that_tells_no_modules_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantpipe.export.onnx_graph._SCOPES", "another.key")
+    with pytest.raises(MachineError, match="does not tell which module 'node_max_pool2d' belongs"):
+        export_float(Pooled(), tmp_path / "a.onnx", image_size=32, batch=1, opset=20)
 
 
 def test_nothing_of_this_machine_is_inside(exported: Any) -> None:

@@ -119,6 +119,30 @@ def test_each_planned_operation_reads_pairs_and_each_tensor_has_one(
     assert all("bias" not in name for name in quantized)
 
 
+@pytest.mark.parametrize("target", list(PLACEMENT))
+def test_biases_are_float_constants_that_the_convolution_reads_itself(
+    exported: Any, target: str
+) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, target)
+    constants = _constants(model)
+    convolutions = [*_nodes(model, "Conv"), *_nodes(model, "ConvTranspose")]
+    biases = [constants[node.input[2]] for node in convolutions if len(node.input) > 2]
+    assert len(biases) > 40
+    assert {bias.dtype for bias in biases} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("target", list(PLACEMENT))
+def test_transposed_convolutions_have_one_weight_scale(exported: Any, target: str) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, target)
+    producers, constants = _producers(model), _constants(model)
+    transposed = _nodes(model, "ConvTranspose")
+    assert len(transposed) == 2
+    for node in transposed:
+        pair = producers[node.input[1]]
+        assert constants[pair.input[1]].shape == constants[pair.input[2]].shape == ()
+        assert not pair.attribute
+
+
 def test_weights_are_pairs_for_tensorrt_and_integers_elsewhere(exported: Any) -> None:
     def kinds(target: str) -> Any:
         model = insert_qdq(exported.graph, exported.scales, None, target)

@@ -132,5 +132,25 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
 def test_another_models_plan_names_a_difference() -> None:
     plan = PrecisionPlan(operations={"a": "int8", "b": "float"}, reason="")
     plan.require_operations(["b", "a"])
-    with pytest.raises(ArtifactError, match="2 operations and the network has 3; 'c'"):
+    with pytest.raises(ArtifactError, match="2 operations and the network has 3; 'c' is missing"):
         plan.require_operations(["a", "b", "c"])
+
+
+def test_an_operation_that_the_network_does_not_have_comes_with_the_nearest(tmp_path: Path) -> None:
+    operations = dict.fromkeys([*NAMES[:-1], "detect.stem.1"], "int8")
+    plan = PrecisionPlan(operations=operations, reason="")  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError) as caught:
+        plan.require_operations(NAMES, path=tmp_path / "plan.json")
+    assert str(caught.value) == (
+        f"{tmp_path}/plan.json: this plan names an operation 'detect.stem.1' that the network does "
+        "not have; did you mean 'detect.stems.1'?"
+    )
+    assert caught.value.exit_code == 4
+
+
+def test_a_plan_that_names_an_operation_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(path, PrecisionPlan(operations={"a": "int8", "b": "float"}, reason=""))
+    path.write_text(path.read_text().replace('"b"', '"a"'))
+    with pytest.raises(ArtifactError, match="names an operation twice; make the plan again"):
+        load_plan(path)

@@ -125,12 +125,12 @@ def quantized(configured: Configure, run_stage: RunStage, calibrated: Artifacts)
     )
 
 
-def with_wrong_scale(graph: Path, target: Path) -> tuple[Artifact, str]:
-    """The graph with the input of one convolution, in its middle, on a grid 40 times as coarse."""
+def with_wrong_scale(graph: Path, target: Path, index: int) -> tuple[Artifact, str]:
+    """The graph with the input of one convolution on a grid 40 times as coarse."""
     model = onnx.load(graph)
     makers = {node.output[0]: node for node in model.graph.node}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    wrong = convolutions[len(convolutions) // 2]
+    wrong = convolutions[index]
     dequantize = makers[wrong.input[0]]
     scale = next(item for item in model.graph.initializer if item.name == dequantize.input[1])
     own = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 40, "wrong.scale")
@@ -163,14 +163,16 @@ def test_an_engine_is_compared_with_its_fake_quantized_network(
     assert len(variant["fallbacks"]) == variant["float_layers"]
 
 
+@pytest.mark.parametrize("index", [0, 1, -12])
 def test_an_engine_that_computes_something_else_names_the_first_operation(
+    index: int,
     configured: Configure,
     run_stage: RunStage,
     quantized: Artifacts,
     calibrated: Artifacts,
     tmp_path: Path,
 ) -> None:
-    wrong, readers = with_wrong_scale(quantized["onnx"].path, tmp_path / "model.onnx")
+    wrong, readers = with_wrong_scale(quantized["onnx"].path, tmp_path / "model.onnx", index)
     built = run_stage("build_engine", configured("build_engine.ptq"), onnx=wrong)
     # Random weights pass on little of what one convolution computes: a strict limit.
     strict = ("evaluate.latency_batches=[1]", "evaluate.parity.int8_limit=1.2")

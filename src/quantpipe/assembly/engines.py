@@ -8,6 +8,7 @@ import onnx
 
 from quantpipe.core.stage import Context
 from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
+from quantpipe.engines.onnxruntime_providers import PROVIDERS
 from quantpipe.engines.tensorrt_version import installed_tensorrt
 from quantpipe.engines.timing_cache import TimingCache
 from quantpipe.errors import ArtifactError
@@ -112,9 +113,14 @@ def typed_source(
 
 
 def _takes_types_from_graph(engine: str, floats: Precision, *, calibration_cache: bool) -> bool:
-    """Whether half precision has to be written into the graph for this engine (TensorRT 10.12)."""
-    if engine != "tensorrt" or floats != "half":
+    """Whether half precision has to be written into the graph for this engine.
+
+    That is so from TensorRT 10.12 on, and with ONNX Runtime on a GPU.
+    """
+    if floats != "half":
         return False
+    if engine != "tensorrt":
+        return engine in PROVIDERS
     version = installed_tensorrt()
     assert version is not None  # checked before any work
     return version.takes_types_from_graph(calibration_cache=calibration_cache)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -147,6 +147,8 @@ class EngineKind:
         hardware: Names what an engine of this kind is tied to; None where that is missing.
         missing_hardware: What to say then.
         backend: Imports the module that builds and loads.
+        needs: Distributions that must be there too, where importable modules do not tell.
+        tied_to: Distributions whose versions an engine is tied to besides the library's, if there.
     """
 
     packages: tuple[str, ...]
@@ -157,6 +159,8 @@ class EngineKind:
     hardware: Callable[[], str | None]
     missing_hardware: str
     backend: Callable[[], Backend]
+    needs: tuple[str, ...] = ()
+    tied_to: tuple[str, ...] = ()
 
 
 def _openvino() -> Backend:
@@ -176,6 +180,22 @@ def _tensorrt() -> Backend:
 
     return tensorrt
 
+
+def _onnxruntime_gpu(name: str, plugin: str | None = None) -> Callable[[], Backend]:
+    def load() -> Backend:
+        import onnxruntime
+
+        from quantpipe.engines.onnxruntime_gpu import GpuBackend
+
+        module = None if plugin is None else import_module(plugin)
+        return GpuBackend(kind=name, ort=onnxruntime, plugin=module)
+
+    return load
+
+
+_NO_GPU = "no NVIDIA GPU answers here (nvidia-smi); choose another engine"
+_INSTALL_GPU = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu>=1.22'"
+_RTX, _RTX_WHEEL = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
 
 ENGINES: Mapping[str, EngineKind] = {
     "openvino": EngineKind(
@@ -205,8 +225,42 @@ ENGINES: Mapping[str, EngineKind] = {
         precisions=("f32", "half", "int8"),
         modes=("latency",),
         hardware=hardware.nvidia_gpu,
-        missing_hardware="no NVIDIA GPU answers here (nvidia-smi); choose another engine",
+        missing_hardware=_NO_GPU,
         backend=_tensorrt,
+    ),
+    "onnxruntime_cuda": EngineKind(
+        packages=("onnxruntime",),
+        distributions=("onnxruntime-gpu",),
+        install=_INSTALL_GPU,
+        precisions=("f32", "half"),
+        modes=("latency",),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_cuda"),
+        needs=("onnxruntime-gpu",),
+    ),
+    "onnxruntime_tensorrt": EngineKind(
+        packages=("onnxruntime",),
+        distributions=("onnxruntime-gpu",),
+        install=f"{_INSTALL_GPU} tensorrt",
+        precisions=("f32", "half", "int8"),
+        modes=("latency",),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_tensorrt"),
+        needs=("onnxruntime-gpu",),
+        tied_to=TENSORRT,
+    ),
+    "onnxruntime_tensorrt_rtx": EngineKind(
+        packages=("onnxruntime", _RTX),
+        distributions=("onnxruntime",),
+        install=f"pip uninstall -y onnxruntime-gpu; pip install onnxruntime {_RTX_WHEEL}",
+        precisions=("f32", "half", "int8"),
+        modes=("latency",),
+        hardware=hardware.nvidia_gpu,
+        missing_hardware=_NO_GPU,
+        backend=_onnxruntime_gpu("onnxruntime_tensorrt_rtx", _RTX),
+        tied_to=(_RTX_WHEEL, f"{_RTX_WHEEL}-cu13", f"{_RTX_WHEEL}-cu12"),
     ),
 }
 
@@ -228,6 +282,7 @@ def availability(name: str) -> str | None:
     """Returns None if the engine can be used on this machine, or else why not and what to do."""
     kind = engine_kind(name)
     missing = [package for package in kind.packages if not _installed(package)]
+    missing += [name for name in kind.needs if _version([name]) is None]
     if missing:
         return f"engine '{name}' needs {', '.join(missing)}; install it with: {kind.install}"
     if kind.hardware() is None:
@@ -247,7 +302,9 @@ def identity(name: str) -> Mapping[str, str]:
     kind = engine_kind(name)
     place = kind.hardware()
     assert place is not None
-    return {"library": f"{name} {_version(kind.distributions)}", "hardware": place}
+    others = [f"{other} {found}" for other in kind.tied_to if (found := _version([other]))]
+    versions = [_version(kind.distributions) or "unknown", *others]
+    return {"library": f"{name} {', '.join(versions)}", "hardware": place}
 
 
 def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
@@ -261,7 +318,7 @@ def build_engine(name: str, onnx_path: Path, engine_path: Path, settings: BuildS
     require_precision(name, settings.precision)
     require_mode(name, settings.mode)
     _require_available(name)
-    engine_kind(name).backend().build(onnx_path, engine_path, settings)
+    _backend(name).build(onnx_path, engine_path, settings)
 
 
 def load_engine(name: str, engine_path: Path) -> Engine:
@@ -272,7 +329,7 @@ def load_engine(name: str, engine_path: Path) -> Engine:
         MachineError: It was built elsewhere, or the library is not there.
     """
     _require_available(name)
-    return engine_kind(name).backend().load(engine_path)
+    return _backend(name).load(engine_path)
 
 
 def require_precision(name: str, precision: Precision) -> None:
@@ -309,6 +366,18 @@ def float_layers(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
     return tuple(layer for layer in layers if layer.quantizable and layer.precision != "int8")
 
 
+def _backend(name: str) -> Backend:
+    """The module of an engine; its library may be installed and yet miss one that it needs."""
+    kind = engine_kind(name)
+    try:
+        return kind.backend()
+    except (ImportError, OSError) as error:
+        raise MachineError(
+            f"engine '{name}' cannot be imported: {error}",
+            hint=f"install it anew with: {kind.install}",
+        ) from error
+
+
 def _require_available(name: str) -> None:
     reason = availability(name)
     if reason is not None:
@@ -322,10 +391,10 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _version(distributions: Sequence[str]) -> str:
+def _version(distributions: Sequence[str]) -> str | None:
     for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return "unknown"
+    return None

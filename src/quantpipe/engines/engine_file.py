@@ -41,6 +41,7 @@ class EngineHeader:
         workspace_mib: Scratch memory its builder might use, in MiB.
         optimization_level: How long its builder searched, 0 to 5.
         onnx_sha256: Digest of the ONNX file it was built from.
+        num_classes: Of an engine that hands out detections; None of one that predicts.
     """
 
     engine: str
@@ -56,6 +57,7 @@ class EngineHeader:
     workspace_mib: int
     optimization_level: int
     onnx_sha256: str
+    num_classes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,11 @@ class EngineFile:
 
 
 def header_for(
-    engine: str, place: Mapping[str, str], settings: BuildSettings, onnx_sha256: str
+    engine: str,
+    place: Mapping[str, str],
+    settings: BuildSettings,
+    onnx_sha256: str,
+    num_classes: int | None = None,
 ) -> EngineHeader:
     """Returns the header of an engine built here; ``place`` is what ``identity`` returns."""
     return EngineHeader(
@@ -84,6 +90,7 @@ def header_for(
         workspace_mib=settings.workspace_mib,
         optimization_level=settings.optimization_level,
         onnx_sha256=onnx_sha256,
+        num_classes=num_classes,
     )
 
 
@@ -168,10 +175,22 @@ def _open(path: Path) -> tuple[dict[str, Any], bytes, int]:
     raw = content[_FIXED : _FIXED + size]
     if len(raw) != size or hashlib.sha256(raw).digest() != content[_FIXED - 32 : _FIXED]:
         raise _damaged(path, "its header is damaged or cut short")
-    fields: dict[str, Any] = json.loads(raw)
-    if fields.get("format") != _FORMAT:
-        raise _damaged(path, f"has format {fields.get('format')}, known is {_FORMAT}")
-    return fields, content, _FIXED + size
+    return _fields(path, raw), content, _FIXED + size
+
+
+def _fields(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(raw)
+    except ValueError as error:
+        raise _damaged(path, "its header is not JSON") from error
+    form = fields.get("format") if isinstance(fields, dict) else None
+    if form != _FORMAT:
+        raise _damaged(path, f"has format {form}, known is {_FORMAT}")
+    known = {field.name for field in dataclasses.fields(EngineHeader)} | {"blobs"}
+    missing = sorted(known - set(fields))
+    if missing:
+        raise _damaged(path, f"its header says nothing of {', '.join(missing)}")
+    return dict(fields)
 
 
 def _engine_header(fields: Mapping[str, Any]) -> EngineHeader:

@@ -2,91 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_bytes
-
-_LARGEST = 2**31 - 1
+from quantpipe.onnx_file import DETECTION_OUTPUTS, num_detected_classes, read_onnx, standard_opset
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxSource:
     """A checked ONNX model: its bytes, their digest, and the shape of its one input.
 
-    ``batch`` is None where the batch is dynamic.
+    Attributes:
+        content: The bytes.
+        sha256: Their digest.
+        input_name: Of the images.
+        output_names: One, of the predictions, or those of
+            :data:`quantpipe.onnx_file.DETECTION_OUTPUTS`.
+        batch: None where the batch is dynamic.
+        num_classes: Of a graph that hands out detections; None of one that predicts.
+        opset: Of ONNX's own operators.
     """
 
     content: bytes
     sha256: str
     input_name: str
-    output_name: str
+    output_names: tuple[str, ...]
     batch: int | None
+    num_classes: int | None
+    opset: int
 
 
 def read_onnx_source(path: Path, *, image_size: int, batch_sizes: tuple[int, ...]) -> OnnxSource:
     """Reads a self-contained ONNX file and checks it against the shapes it is to be built for.
 
-    A library would follow a reference to external data wherever it points, so a model with any is
-    refused.
-
     Raises:
         ArtifactError: It is not a whole ONNX file, refers to other files, or has other shapes.
     """
-    content = _read(path)
-    try:
-        model = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise ArtifactError("is not a whole ONNX file", path=path) from error
-    _require_self_contained(path, model)
-    inputs, outputs = model.graph.input, model.graph.output
-    if len(inputs) != 1 or len(outputs) != 1:
+    file = read_onnx(path)
+    inputs = file.model.graph.input
+    names = tuple(output.name for output in file.model.graph.output)
+    if len(inputs) != 1 or (len(names) != 1 and names != DETECTION_OUTPUTS):
         raise ArtifactError(
-            f"has {len(inputs)} inputs and {len(outputs)} outputs, one of each is needed", path=path
+            f"has {len(inputs)} inputs and {len(names)} outputs, one of each is needed, or as "
+            f"outputs {', '.join(DETECTION_OUTPUTS)}",
+            path=path,
         )
     batch = _require_shape(path, inputs[0], image_size, batch_sizes)
     return OnnxSource(
-        content=content,
-        sha256=sha256_bytes(content),
+        content=file.content,
+        sha256=sha256_bytes(file.content),
         input_name=inputs[0].name,
-        output_name=outputs[0].name,
+        output_names=names,
         batch=batch,
+        num_classes=num_detected_classes(path, file.model),
+        opset=standard_opset(file.model),
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ArtifactError("is larger than an ONNX file can be (2 GiB)", path=path)
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
-
-
-def _require_self_contained(path: Path, model: onnx.ModelProto) -> None:
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ArtifactError(
-                f"keeps '{tensor.name}' in another file", path=path, hint="export it as one file"
-            )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
 
 
 def _require_shape(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.engine import (
     BuildSettings,
@@ -29,13 +31,15 @@ from quantpipe.engines.engine_file import (
     require_place,
     write_engine_file,
 )
-from quantpipe.engines.onnx_source import read_onnx_source
+from quantpipe.engines.onnx_source import OnnxSource, read_onnx_source
 from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.onnx_file import require_opset
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _BLOB = "optimized.onnx"
 _ERRORS_ONLY = 3
+_OPSET_LIMIT = re.compile(r"official support for domain ai\.onnx is till opset (\d+)")
 # A float Conv, ConvTranspose or MaxPool among these could have been an integer one.
 _QUANTIZABLE = frozenset(
     {"Conv", "FusedConv", "QLinearConv", "ConvTranspose", "MaxPool", "NhwcMaxPool", "NhwcFusedConv"}
@@ -64,9 +68,10 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
         try:
             ort.InferenceSession(source.content, options, providers=_PROVIDERS)
         except _FAILURES as error:
+            _require_known_opset(onnx_path, source, str(error))
             raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
         blob = optimized.read_bytes()
-    header = header_for("onnxruntime", place, settings, source.sha256)
+    header = header_for("onnxruntime", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: blob}))
 
 
@@ -85,6 +90,13 @@ def load(engine_path: Path) -> OnnxRuntimeEngine:
     except _FAILURES as error:
         raise MachineError(f"ONNX Runtime cannot load it: {error}", path=engine_path) from error
     return OnnxRuntimeEngine(session, engine.blobs[_BLOB], engine.header)
+
+
+def _require_known_opset(path: Path, source: OnnxSource, message: str) -> None:
+    """Says in a line what ONNX Runtime says at length of an opset that is too new for it."""
+    limit = _OPSET_LIMIT.search(message)
+    if limit is not None:
+        require_opset(path, source.opset, int(limit[1]), f"onnxruntime {ort.__version__}")
 
 
 class OnnxRuntimeEngine:
@@ -133,8 +145,8 @@ class OnnxRuntimeEngine:
 
     def _run_batch(self, images: Images) -> Predictions:
         assert self._session is not None, "the engine is closed"
-        output: Predictions = self._session.run(None, {self._input: images})[0]
-        return output
+        outputs = self._session.run(None, {self._input: images})
+        return predictions_from(outputs, self._header.num_classes)
 
 
 # The binding raises these classes of its own, which share no base but Exception.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.batching import padded, run_in_batches, split_batch
 from quantpipe.engines.engine import (
     BuildSettings,
@@ -54,7 +56,7 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
         }
     except RuntimeError as error:
         raise ArtifactError(f"OpenVINO: {_first_line(error)}", path=onnx_path) from error
-    header = header_for("openvino", place, settings, source.sha256)
+    header = header_for("openvino", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs=blobs))
 
 
@@ -68,14 +70,17 @@ def load(engine_path: Path) -> OpenVinoEngine:
     engine = read_engine_file(engine_path, "openvino")
     require_place(engine_path, engine.header, identity("openvino"))
     networks = {size: _imported(engine_path, engine, size) for size in engine.header.batch_sizes}
-    return OpenVinoEngine(networks, engine_path)
+    return OpenVinoEngine(networks, engine_path, engine.header.num_classes)
 
 
 class OpenVinoEngine:
     """Compiled networks of static batch sizes; several requests each in ``throughput`` mode."""
 
-    def __init__(self, networks: Mapping[int, ov.CompiledModel], engine_path: Path):
+    def __init__(
+        self, networks: Mapping[int, ov.CompiledModel], engine_path: Path, num_classes: int | None
+    ):
         self._networks = dict(networks)
+        self._num_classes = num_classes
         self._path = engine_path
         self._requests = {
             size: network.create_infer_request() for size, network in networks.items()
@@ -127,21 +132,30 @@ class OpenVinoEngine:
     def _queue(self, batch_size: int) -> ov.AsyncInferQueue:
         if batch_size not in self._queues:
             queue = ov.AsyncInferQueue(self._networks[batch_size], 0)  # 0: as many as it advises
-            queue.set_callback(_keep)
+            queue.set_callback(partial(_keep, self._num_classes))
             self._queues[batch_size] = queue
         return self._queues[batch_size]
 
     def _run_batch(self, images: Images) -> Predictions:
         request = self._requests[len(images)]
         request.infer([images], share_inputs=True)
-        # The request owns its output and overwrites it in the next call.
-        return np.array(request.get_output_tensor(0).data)
+        return _predictions(request, len(images), self._num_classes)
 
 
-def _keep(request: ov.InferRequest, place: tuple[list[Predictions], int, int]) -> None:
+def _keep(
+    num_classes: int | None,
+    request: ov.InferRequest,
+    place: tuple[list[Predictions], int, int],
+) -> None:
     """Copies what a request computed to its place before the request is used again."""
     results, index, num_images = place
-    results[index] = np.array(request.get_output_tensor(0).data[:num_images])
+    results[index] = _predictions(request, num_images, num_classes)
+
+
+def _predictions(request: ov.InferRequest, num_images: int, num_classes: int | None) -> Predictions:
+    """Copies what a request computed, which owns it and overwrites it in its next call."""
+    outputs = [np.array(tensor.data[:num_images]) for tensor in request.output_tensors]
+    return predictions_from(outputs, num_classes)
 
 
 def _imported(

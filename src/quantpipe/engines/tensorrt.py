@@ -44,7 +44,7 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
     plan, measured = build_plan(trt, source, settings, timings)
     if timing_cache is not None and measured not in (b"", timings):
         timing_cache.save(place, measured)
-    header = header_for("tensorrt", place, settings, source.sha256)
+    header = header_for("tensorrt", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: plan}))
     _write_for_trtexec(onnx_path, engine_path, source, settings)
 
@@ -59,8 +59,7 @@ def load(engine_path: Path) -> TensorRtEngine:
     engine = read_engine_file(engine_path, "tensorrt")
     require_place(engine_path, engine.header, identity("tensorrt"))
     cuda = Cuda(runtime=cuda_runtime, handle=_native_handle())
-    header = engine.header
-    return TensorRtEngine(trt, cuda, engine.blobs[_BLOB], header.batch_sizes, header.image_size)
+    return TensorRtEngine(trt, cuda, engine.blobs[_BLOB], engine.header)
 
 
 def _native_handle() -> Callable[[Any], int]:

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.engines.batching import run_in_batches
 from quantpipe.engines.cuda import Cuda, on_gpu
 from quantpipe.engines.engine import EngineLayer, Images, Predictions
+from quantpipe.engines.engine_file import EngineHeader
 from quantpipe.engines.profile import LayerTime, fastest_times
 from quantpipe.engines.tensorrt_layers import engine_layers, layer_names
 from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.onnx_file import DETECTION_OUTPUTS
 
 # By TensorRT's names; its own ``nptype`` in 8.6 fails with today's NumPy.
 _DTYPES: Mapping[str, type[np.generic]] = {
@@ -64,9 +67,7 @@ class TensorRtEngine:
     A batch size runs as a CUDA graph from its second run on, where TensorRT can be captured.
     """
 
-    def __init__(
-        self, trt: Any, cuda: Cuda, plan: bytes, batch_sizes: Sequence[int], image_size: int
-    ):
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, header: EngineHeader):
         """Loads a plan.
 
         Raises:
@@ -74,14 +75,15 @@ class TensorRtEngine:
             MachineError: TensorRT refuses it, or CUDA fails; nothing stays allocated then.
         """
         self._trt, self._cuda = trt, cuda
-        self._batch_sizes, self._image_size = tuple(batch_sizes), image_size
+        self._batch_sizes, self._image_size = header.batch_sizes, header.image_size
+        self._num_classes = header.num_classes
         logger = trt.Logger(trt.Logger.WARNING)
         trt.init_libnvinfer_plugins(logger, "")
         self._runtime = on_gpu(trt.Runtime, logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise MachineError("TensorRT refuses the engine", hint="build it again on this machine")
-        self._input, self._outputs = _tensor_names(trt, self._engine)
+        self._input, self._outputs = _tensor_names(trt, self._engine, header.num_classes)
         self._require_profiles()
         with ExitStack() as owned:
             self._stream = cuda.stream(owned)
@@ -97,7 +99,6 @@ class TensorRtEngine:
         """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S).
 
         Raises:
-            ArtifactError: The engine has several outputs.
             MachineError: TensorRT or CUDA fails.
         """
         return run_in_batches(self._run_batch, images, self._batch_sizes)
@@ -148,10 +149,10 @@ class TensorRtEngine:
             program.has_run = True
             enqueue = partial(self._enqueue, program)
             program.graph = self._cuda.captured(program.owned, self._stream, enqueue)
-        return _predictions(outputs)
+        return predictions_from(outputs, self._num_classes)
 
-    def _execute(self, program: _Program, images: Images) -> dict[str, NDArray[Any]]:
-        """Returns every output of one batch by name, in memory of its own."""
+    def _execute(self, program: _Program, images: Images) -> list[NDArray[Any]]:
+        """Returns every output of one batch, in memory of its own."""
         source = self._buffers[self._input]
         staged = source.view(program.shapes[self._input])
         np.copyto(staged, images)
@@ -165,7 +166,7 @@ class TensorRtEngine:
             target = self._buffers[name]
             self._cuda.copy_to_host(target.pinned, target.device, view.nbytes, self._stream)
         self._cuda.call("cudaStreamSynchronize", self._stream)
-        return {name: view.copy() for name, view in views.items()}
+        return [view.copy() for view in views.values()]
 
     def _enqueue(self, program: _Program) -> bool:
         return bool(program.context.execute_async_v3(self._cuda.handle(self._stream)))
@@ -259,13 +260,6 @@ class TensorRtEngine:
         return (batch_size, 3, self._image_size, self._image_size)
 
 
-def _predictions(outputs: Mapping[str, NDArray[Any]]) -> Predictions:
-    if len(outputs) != 1:
-        raise ArtifactError(f"the engine has the outputs {', '.join(outputs)}: no predictions")
-    (predictions,) = outputs.values()
-    return predictions
-
-
 def _profiler(trt: Any) -> Any:
     """Returns an ``IProfiler`` that lists the layers of a run as TensorRT reports them."""
 
@@ -280,9 +274,15 @@ def _profiler(trt: Any) -> Any:
     return Layers()
 
 
-def _tensor_names(trt: Any, engine: Any) -> tuple[str, tuple[str, ...]]:
+def _tensor_names(trt: Any, engine: Any, num_classes: int | None) -> tuple[str, tuple[str, ...]]:
+    """Returns the input, and the outputs in the order in which predictions are made of them."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    if len(inputs) != 1:
-        raise ArtifactError(f"the engine has {len(inputs)} inputs, not one")
-    return inputs[0], tuple(name for name in names if name not in inputs)
+    outputs = tuple(name for name in names if name not in inputs)
+    wanted = outputs[:1] if num_classes is None else DETECTION_OUTPUTS
+    if len(inputs) != 1 or sorted(outputs) != sorted(wanted):
+        raise ArtifactError(
+            f"the engine has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)}",
+            hint="build it again from its ONNX file",
+        )
+    return inputs[0], wanted

@@ -29,14 +29,16 @@ def operation_nodes(graph: ir.Graph) -> dict[str, list[ir.Node]]:
     that runs several times has several nodes.
 
     Raises:
-        ArtifactError: Two convolutions share one weight, so that one name would mean two places.
+        ArtifactError: Two convolutions share one weight, or two max-pools one name, so that one
+            name would mean two places.
     """
     found: dict[str, list[ir.Node]] = {}
     for node in graph:
         name = _operation_name(node)
         if name is None:
             continue
-        if name in found and node.op_type in CONVOLUTIONS:
+        others = found.get(name, [])
+        if any(o.op_type in CONVOLUTIONS or o.name == node.name for o in others):
             raise ArtifactError(f"operation '{name}' appears twice in the ONNX graph")
         found.setdefault(name, []).append(node)
     return found

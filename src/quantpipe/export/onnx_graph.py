@@ -14,12 +14,12 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from torch import nn
 
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.export.graph_operations import CONVOLUTIONS, repeated_name
 from quantpipe.files import write_atomic
+from quantpipe.onnx_file import read_onnx
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "predictions"
@@ -69,14 +69,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """Reads a file that :func:`export_float` wrote; data outside the file is never followed.
 
     Raises:
-        ArtifactError: It cannot be read, or is not a whole ONNX file.
+        ArtifactError: It cannot be read, or is not a whole ONNX file that stands alone.
     """
-    try:
-        return onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
-    except DecodeError as error:
-        raise ArtifactError("is not a whole ONNX file", path=path) from error
+    return read_onnx(path).model
 
 
 def write_graph(path: Path, model: onnx.ModelProto) -> None:
@@ -178,9 +173,19 @@ def _module_path(node: ir.Node) -> str | None:
         assert weight.name is not None
         return weight.name.removesuffix(".weight")
     if node.op_type == "MaxPool":
-        # The scopes end in the module's path and the name of the call inside it.
-        return str(ast.literal_eval(node.metadata_props[_SCOPES])[-2])
+        return _scope(node)
     return None
+
+
+def _scope(node: ir.Node) -> str:
+    """Reads the exporter's scopes, which end in the module's path and the call inside it."""
+    try:
+        return str(ast.literal_eval(node.metadata_props[_SCOPES])[-2])
+    except (KeyError, ValueError, SyntaxError, IndexError, TypeError) as error:
+        raise MachineError(
+            f"torch {torch.__version__} does not tell which module '{node.name}' belongs to",
+            hint="install a version of torch that constraints.txt names",
+        ) from error
 
 
 def _drop_provenance(model: ir.Model) -> None:

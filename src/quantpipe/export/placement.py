@@ -32,11 +32,16 @@ class Placement:
 # wrongly with them (by 20 times the error of quantization), and is faster with unsigned ones.
 _PROCESSOR = Placement(folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True)
 
+# TensorRT takes zero point 0 only, and its version 8 wants float32 weights.
+_TENSORRT = Placement(
+    folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
+)
+
 PLACEMENT: Mapping[str, Placement] = {
-    # TensorRT takes zero point 0 only, and its version 8 wants float32 weights.
-    "tensorrt": Placement(
-        folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
-    ),
+    "tensorrt": _TENSORRT,
+    "onnxruntime_cuda": _TENSORRT,  # float only; Q/DQ would be computed as it is written
+    "onnxruntime_tensorrt": _TENSORRT,
+    "onnxruntime_tensorrt_rtx": _TENSORRT,
     "openvino": _PROCESSOR,
     "onnxruntime": _PROCESSOR,
 }

@@ -10,7 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from quantpipe.detector.detections import predictions_from
 from quantpipe.errors import ArtifactError, NumericalError
+from quantpipe.export.nms import with_standard_nms
+from quantpipe.export.onnx_graph import read_graph, serialized
+from quantpipe.onnx_file import num_detected_classes
 
 _BOX_COLUMNS = 4
 _SCORE_COLUMN = 5
@@ -133,25 +137,36 @@ def verify_quantized(
 def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
     """Returns the function that an ONNX file is, with no optimisation of ONNX Runtime applied.
 
+    Detections of a graph that suppresses by itself become predictions, as
+    :mod:`quantpipe.detector.detections` says.
+
     Raises:
         ArtifactError: It cannot be read.
     """
+    outputs = unoptimised_outputs(path)
+    num_classes = num_detected_classes(path, read_graph(path))
+    return lambda images: predictions_from(outputs(images), num_classes)
+
+
+def unoptimised_outputs(path: Path) -> Callable[[FloatArray], list[NDArray[np.generic]]]:
+    """Returns the outputs of an ONNX file as they are; TensorRT's plugin is replaced by its like.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    content = serialized(with_standard_nms(read_graph(path)))
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _ERRORS_ONLY
     try:
-        session = ort.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _UNREADABLE as error:
         raise ArtifactError(f"ONNX Runtime cannot read it: {error}", path=path) from error
     name = session.get_inputs()[0].name
 
-    def run(images: FloatArray) -> FloatArray:
-        predictions: FloatArray = session.run(None, {name: images})[0]
-        return predictions
+    def run(images: FloatArray) -> list[NDArray[np.generic]]:
+        outputs: list[NDArray[np.generic]] = session.run(None, {name: images})
+        return outputs
 
     return run
 

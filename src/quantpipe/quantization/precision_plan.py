@@ -286,13 +286,22 @@ def require_same_operations(
     """Refuses ``have`` unless its keys are ``names``.
 
     Raises:
-        ArtifactError: Counts both and names the first difference.
+        ArtifactError: Names the first that the network does not have, and the nearest that it has;
+            or the first that is missing, and counts both.
     """
-    differing = sorted(set(have) ^ set(names))
-    if differing:
+    known = set(names)
+    unknown = [name for name in have if name not in known]
+    if unknown:
+        raise ArtifactError(
+            f"{what} names an operation '{unknown[0]}' that the network does not have",
+            path=path,
+            hint=nearest(unknown[0], known),
+        )
+    missing = [name for name in names if name not in have]
+    if missing:
         raise ArtifactError(
             f"{what} covers {len(have)} operations and the network has {len(names)}; "
-            f"'{differing[0]}' is in only one of them",
+            f"'{missing[0]}' is missing",
             path=path,
             hint="use one made from this model",
         )

@@ -20,7 +20,14 @@ from quantpipe.engines.engine import (
 )
 from quantpipe.errors import ConfigurationError, MachineError
 
-EngineName = Literal["openvino", "onnxruntime", "tensorrt"]
+EngineName = Literal[
+    "openvino",
+    "onnxruntime",
+    "tensorrt",
+    "onnxruntime_cuda",
+    "onnxruntime_tensorrt",
+    "onnxruntime_tensorrt_rtx",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

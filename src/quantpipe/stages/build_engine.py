@@ -65,17 +65,16 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
     """Builds, loads what was built, and says what its layers run in."""
     from quantpipe.assembly.engines import build_settings, ranges_beside, typed_source
     from quantpipe.engines.engine import build_engine, float_layers, load_engine
-    from quantpipe.export.onnx_graph import read_graph
+    from quantpipe.onnx_file import input_size, read_onnx
 
     engine = config.engine
     source = inputs["onnx"].path
     cache = inputs.get(_CACHE)
-    shape = read_graph(source).graph.input[0].type.tensor_type.shape
     settings = build_settings(
         engine,
         config.precision,
         context,
-        image_size=shape.dim[-1].dim_value,
+        image_size=input_size(source, read_onnx(source).model),
         calibration_cache=None if cache is None else ranges_beside(source, cache.path),
     )
     source = typed_source(
@@ -106,7 +105,7 @@ def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 STAGE = Stage(
     name="build_engine",
-    version=1,
+    version=2,
     config_type=BuildEngineConfig,
     inputs={
         "onnx": takes(ArtifactKind.ONNX),

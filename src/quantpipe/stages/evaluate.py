@@ -95,6 +95,7 @@ def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
 
 def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Measures every variant, and compares it with the network it came from where that is wired."""
+    from quantpipe.assembly.speed import Speed
     from quantpipe.assembly.variants import opened
 
     dataset = open_split(config.data, "val", context)
@@ -105,8 +106,9 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
             name: _parity(config, variant, inputs, accuracy[name][1], dataset, context)
             for name, variant in variants.items()
         }
-        latency = _latency(config, variants, context)
-        fps = _throughput(config, variants, context)
+        speed = Speed(config.latency_batches, config.num_runs, context.seed, context.progress)
+        latency = speed.latency(variants, num_warmup=config.num_warmup)
+        fps = speed.throughput(variants, num_queued=config.num_queued)
         reasons = {
             name: _fallbacks(v, _path(inputs, _GRAPH + name)) for name, v in variants.items()
         }
@@ -240,61 +242,6 @@ def _parted_at(
 
 def _path(inputs: Inputs, name: str) -> Path | None:
     return inputs[name].path if name in inputs else None
-
-
-def _latency(
-    config: EvaluateConfig, variants: Mapping[str, OpenVariant], context: Context
-) -> dict[str, dict[int, Latency]]:
-    """All variants in turn at each batch size, so that a busy moment hits all of them."""
-    import numpy as np
-
-    from quantpipe.engines.benchmark import measure_latency
-
-    timed: dict[str, dict[int, Latency]] = {name: {} for name in variants}
-    rng = np.random.default_rng(context.seed)
-    for batch in config.latency_batches:
-        runs = {}
-        for name, variant in variants.items():
-            shape = (batch, 3, variant.image_size, variant.image_size)
-            images = rng.random(shape, dtype=np.float32)
-            runs[name] = lambda predict=variant.predict, images=images: predict(images)
-        found = measure_latency(
-            runs,
-            num_warmup=config.num_warmup,
-            num_runs=config.num_runs,
-            progress=context.progress,
-        )
-        for name, latency in found.items():
-            timed[name][batch] = latency
-    return timed
-
-
-def _throughput(
-    config: EvaluateConfig, variants: Mapping[str, OpenVariant], context: Context
-) -> dict[str, dict[str, float]]:
-    """Images per second of the engines that compute several batches at once, in turn."""
-    import numpy as np
-
-    from quantpipe.engines.benchmark import measure_throughput
-
-    queued = {name: v.run_all for name, v in variants.items() if v.run_all is not None}
-    found: dict[str, dict[str, float]] = {name: {} for name in queued}
-    rng = np.random.default_rng(context.seed)
-    for batch in config.latency_batches if queued else ():
-        runs = {}
-        for name, run_all in queued.items():
-            shape = (batch, 3, variants[name].image_size, variants[name].image_size)
-            batches = [rng.random(shape, dtype=np.float32)] * config.num_queued
-            runs[name] = lambda run_all=run_all, batches=batches: run_all(batches)
-        rates = measure_throughput(
-            runs,
-            num_images=batch * config.num_queued,
-            num_runs=config.num_runs,
-            progress=context.progress,
-        )
-        for name, rate in rates.items():
-            found[name][str(batch)] = rate
-    return found
 
 
 def _fallbacks(variant: OpenVariant, graph: Path | None) -> list[dict[str, str]]:

@@ -12,8 +12,9 @@ from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
+from quantpipe.settings.engine import EngineName
 from quantpipe.settings.opset import Opset, resolved_opset
-from quantpipe.settings.recipe import Positive
+from quantpipe.settings.recipe import Fraction, Positive
 
 if TYPE_CHECKING:
     from quantpipe.assembly.networks import Loaded
@@ -46,15 +47,26 @@ class ToleranceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuppressionSettings:
+    """What a graph with ``nms`` hands out."""
+
+    confidence: Fraction
+    iou: Fraction
+    max_detections: Annotated[int, Between(1, 3840)]  # the most that TensorRT's TopK takes
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Settings of the stage; see ``conf/stage/export.yaml``."""
 
-    target: Literal["openvino", "onnxruntime", "tensorrt"]
+    target: EngineName
     batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
     engine_batches: Annotated[tuple[int, ...], Between(1, 1024), ExecutionOnly()]
     opset: Opset
     half: bool
     simplify: bool
+    nms: Literal["none", "onnx", "tensorrt"]
+    suppression: SuppressionSettings
     verify_images: Annotated[int, Between(1, 64)]
     tolerance: ToleranceSettings
     data: DataSettings
@@ -68,6 +80,12 @@ class ExportConfig:
             )
         if self.opset != "auto":
             _require_scales(self.opset, half=self.half)
+        if self.nms == "tensorrt" and self.target != "tensorrt":
+            raise ConfigurationError(
+                f"{self.target} does not run TensorRT's plugin",
+                path="nms",
+                hint="give nms=onnx, or engine=tensorrt",
+            )
 
 
 def check(config: ExportConfig) -> None:
@@ -124,8 +142,12 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
         simplified=config.simplify,
     )
     write_graph(path, edited)
-    parity = _verify(config, path, loaded, context)
-    return {"parity": vars(parity), "mib": path.stat().st_size / 2**20}
+    images = _images(config, loaded, context)
+    parity = _verify(config, path, loaded, images)
+    metrics: dict[str, Any] = {"parity": vars(parity)}
+    if config.nms != "none":
+        metrics["detections"] = _append_nms(config, path, loaded, images)
+    return {**metrics, "mib": path.stat().st_size / 2**20}
 
 
 def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
@@ -145,11 +167,11 @@ def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
     write_calibration_cache(path, cache)
 
 
-def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) -> Any:
+def _images(config: ExportConfig, loaded: Loaded, context: Context) -> Any:
+    """Images of the validation split, (B, 3, S, S), to verify the graph on."""
     import numpy as np
 
-    from quantpipe.assembly.images import float_batches, predictor, sample
-    from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
+    from quantpipe.assembly.images import float_batches, sample
 
     dataset = open_split(config.data, "val", context)
     count = config.batch if isinstance(config.batch, int) else config.verify_images
@@ -163,15 +185,36 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, context: Context) 
         batch_size=count,
         device="cpu",
     )
+    return images.numpy()
+
+
+def _append_nms(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> int:
+    """Lets a verified graph suppress, as the rest of the pipeline would: how much it then finds.
+
+    It comes after everything that edits the graph: suppression is in float32, without Q/DQ.
+    """
+    from quantpipe.assembly.detecting_graph import append_verified_nms
+    from quantpipe.export.nms import NmsSettings
+
+    assert config.nms != "none"
+    settings = NmsSettings(**vars(config.suppression))
+    names = loaded.checkpoint.class_names
+    return append_verified_nms(path, settings, names, config.nms, images)
+
+
+def _verify(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> Any:
+    from quantpipe.assembly.images import predictor
+    from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
+
     reference = predictor(loaded.network, "cpu")
     if loaded.scales is None:
         limits = config.tolerance.half if config.half else config.tolerance.float32
-        return verify_against(reference, path, images.numpy(), Tolerance(**vars(limits)))
+        return verify_against(reference, path, images, Tolerance(**vars(limits)))
     return verify_quantized(
         predictor(loaded.quantized, "cpu"),
         reference,
         path,
-        images.numpy(),
+        images,
         config.tolerance.int8_limit,
     )
 
