@@ -220,7 +220,7 @@ def test_help_names_groups_and_exit_codes(folder: Path) -> None:
     done = start(folder, "--help")
     assert done.code == 0
     assert not done.err
-    assert "pipelines: partial_quant, ptq, repopt_qat" in done.out
+    assert "pipelines: partial_quant, ptq, ptq_calibration_cache, repopt_qat" in done.out
     assert "75 run directory busy" in done.out
     assert not list(folder.iterdir())
 
@@ -244,7 +244,7 @@ def test_the_composed_configuration_is_printed_and_nothing_done(folder: Path) ->
     [
         ("calibrate.perc", {"calibrate.percentile="}),
         ("engine=", {"engine=onnxruntime", "engine=openvino", "engine=tensorrt"}),
-        ("pipelines=p", {"pipelines=partial_quant", "pipelines=ptq"}),
+        ("pipelines=pt", {"pipelines=ptq", "pipelines=ptq_calibration_cache"}),
     ],
 )
 def test_tab_completes(folder: Path, typed: str, offered: set[str]) -> None:

@@ -63,6 +63,12 @@ def plan(*overrides: str) -> Plan:
     return read_plan(compose("config", overrides=["device=cpu", *overrides]), overrides)
 
 
+def as_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of an engine whose library is not here is checked as if it were."""
+    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    monkeypatch.setattr(engine_settings, "polygraphy_is_here", lambda: True)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """The folders and files that a COCO and a YOLO data set need before they are read."""
@@ -85,8 +91,7 @@ def data(tmp_path: Path) -> Path:
 def test_every_option_of_every_group_makes_a_plan(
     group: str, option: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The plan of an engine whose library is not here is checked as if it were.
-    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    as_if_installed(monkeypatch)
     needed: Sequence[str] = NEEDED.get(group, {}).get(option, ())
     made = plan(f"{group}={option}", *(text.format(data=data) for text in needed))
     assert made.pipeline.steps
@@ -96,7 +101,7 @@ def test_every_option_of_every_group_makes_a_plan(
 def test_a_recipe_is_called_as_its_file_and_lists_all_its_steps(
     name: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    as_if_installed(monkeypatch)
     needed = NEEDED["pipelines"].get(name, [])
     made = plan(f"pipelines={name}", *(text.format(data=data) for text in needed))
     assert made.pipeline.name == name
@@ -141,7 +146,7 @@ def test_a_published_recipe_holds_the_published_numbers(
     name: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """arXiv 2209.02976 and the quantization recipes of its 0.1 and 0.2 releases."""
-    monkeypatch.setattr(engine_settings, "availability", lambda name: None)
+    as_if_installed(monkeypatch)
     steps = {
         step.name: step.config
         for step in plan(f"pipelines={name}", f"data.root={data}").pipeline.steps
@@ -163,3 +168,20 @@ def test_a_published_recipe_holds_the_published_numbers(
         assert (qat.epochs, qat.batch_size, qat.lr) == (10, 128, 1e-5)
         assert (qat.distillation.class_temperature, qat.distillation.feature_weight) == (20, 10)
         assert (qat.schedule.final_lr_fraction, qat.schedule.weight_decay) == (1e-3, 5e-5)
+
+
+def test_the_recipe_with_a_calibration_cache_builds_from_the_float_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_if_installed(monkeypatch)
+    made = plan("pipelines=ptq_calibration_cache")
+    (step,) = (step for step in made.pipeline.steps if step.name == "build_engine.ptq")
+    wired = {
+        name: f"{reference.step}.{reference.output}" for name, reference in step.inputs.items()
+    }
+    assert wired == {
+        "onnx": "export.float.onnx",
+        "calibration_cache": "export.ptq.calibration_cache",
+    }
+    assert (step.config.engine.name, step.config.precision) == ("tensorrt", "int8")
+    assert not made.composed["calibrate"]["bias_correction"]

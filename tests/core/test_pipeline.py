@@ -90,7 +90,7 @@ def test_a_stage_of_any_inputs_checks_their_kinds_and_that_there_are_some() -> N
 
 
 def test_a_stage_may_refuse_inputs_that_do_not_fit_together() -> None:
-    def refuse(kinds: Mapping[str, ArtifactKind]) -> None:
+    def refuse(config: object, kinds: Mapping[str, ArtifactKind]) -> None:
         assert kinds == {"text": ArtifactKind.HISTORY}
         raise ConfigurationError("is one too few", path="text")
 

@@ -76,6 +76,8 @@ def test_a_whole_configuration_is_built() -> None:
         ({"percentile": True}, "step.percentile: True is not a finite number"),
         ({"percentile": None}, "step.percentile: None is not a finite number"),
         ({"name": 3}, "step.name: 3 is not a text"),
+        ({"batch": 9}, "step.batch: 9 is not between 1 and 8"),
+        ({"batch": "all"}, "step.batch: 'all' is not dynamic or a whole number"),
         ({"flag": "yes"}, "step.flag: 'yes' is not true or false"),
         ({"sizes": 3}, "step.sizes: 3 is not a list; write [a,b,c]"),
         ({"sizes": "12"}, "step.sizes: '12' is not a list; write [a,b,c]"),

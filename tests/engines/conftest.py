@@ -45,7 +45,9 @@ def _weights() -> dict[str, np.ndarray]:
     }
 
 
-def tiny_model(*, quantized: bool = False, batch: int | str = "batch") -> onnx.ModelProto:
+def tiny_model(
+    *, quantized: bool = False, batch: int | str = "batch", opset: int = 19
+) -> onnx.ModelProto:
     """stem 3x3/2 - ReLU - head 3x3 - (B, 256, 6); quantized in the OpenVINO placement."""
     weights = _weights()
     initializers = [_tensor(name, values) for name, values in weights.items()]
@@ -91,7 +93,7 @@ def tiny_model(*, quantized: bool = False, batch: int | str = "batch") -> onnx.M
         initializers,
     )
     model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=9
     )
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -38,7 +38,15 @@ def test_the_operation_behind_the_names_that_libraries_give(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["relu_3.QuantizeLinear", "detect.stems.12", "detect.stems.1x", "Transpose_token_3", ""]
+    "name",
+    [
+        "relu_3.QuantizeLinear",
+        "detect.stems.12",
+        "detect.stems.1x",
+        "Transpose_token_3",
+        "Reformatting CopyNode for Output Tensor 0 to neck.up + detect.stems.1",
+        "",
+    ],
 )
 def test_other_names_belong_to_no_operation(name: str) -> None:
     times = operation_times([LayerTime(name=name, milliseconds=2.0)], NAMES)

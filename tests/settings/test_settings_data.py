@@ -168,6 +168,7 @@ def test_generated_data_is_generated_once_and_read_as_coco(tmp_path: Path) -> No
         progress=Silent(),
         progress_folder=tmp_path,
         materialise=materialise,
+        memo=tmp_path / "memo",
     )
     shapes = build(ShapesSettings, SHAPES, "data")
     assert len(open_split(shapes, "train", context).images) == 3

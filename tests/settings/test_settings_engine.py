@@ -18,6 +18,7 @@ VALUES: dict[str, Any] = {
     "num_threads": 0,
     "workspace_mib": 64,
     "optimization_level": 3,
+    "builder": "polygraphy",
 }
 
 
@@ -53,6 +54,23 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_line_that_installs_
     monkeypatch.setattr(settings, "availability", lambda name: f"{name}: pip install it")
     with pytest.raises(MachineError, match=r"^engine=openvino: openvino: pip install it$"):
         check_engine(engine(name="openvino"), "int8")
+
+
+@pytest.mark.parametrize(
+    ("builder", "here", "refused"),
+    [("polygraphy", False, True), ("polygraphy", True, False), ("api", False, False)],
+)
+def test_a_missing_polygraphy_is_found_where_tensorrt_is_built_through_it(
+    builder: str, here: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "availability", lambda name: None)
+    monkeypatch.setattr(settings, "polygraphy_is_here", lambda: here)
+    check_engine(engine(builder=builder), "int8")  # onnxruntime has no use for it
+    if not refused:
+        check_engine(engine(name="tensorrt", builder=builder), "int8")
+        return
+    with pytest.raises(MachineError, match=r"^engine\.builder=polygraphy: .* engine\.builder=api$"):
+        check_engine(engine(name="tensorrt", builder=builder), "int8")
 
 
 def test_an_engine_is_tied_to_its_library_and_hardware() -> None:

@@ -93,6 +93,7 @@ def context(shared: Path) -> Context:
         progress=Silent(),
         progress_folder=shared / "progress",
         materialise=materialise,
+        memo=shared / "memo",
     )
 
 

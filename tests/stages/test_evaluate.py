@@ -71,8 +71,8 @@ def test_agreement_is_with_what_the_float_variant_is_confident_of(tmp_path: Path
 
 def test_the_inputs_must_fit_together() -> None:
     checkpoint, scales = ArtifactKind.CHECKPOINT, ArtifactKind.SCALES
-    check_wiring({"a": ENGINE, "b": checkpoint, "graph_a": ONNX})
-    check_wiring({"a": ENGINE, "network_a": checkpoint, "scales_a": scales})
+    check_wiring(None, {"a": ENGINE, "b": checkpoint, "graph_a": ONNX})
+    check_wiring(None, {"a": ENGINE, "network_a": checkpoint, "scales_a": scales})
     for kinds, line in (
         ({"a": ONNX}, "a: is wired to a onnx, not to a checkpoint or engine"),
         ({"a": ENGINE, "graph_a": ENGINE}, "graph_a: is wired to a engine, not to a onnx"),
@@ -86,7 +86,7 @@ def test_the_inputs_must_fit_together() -> None:
         ),
     ):
         with pytest.raises(ConfigurationError) as caught:
-            check_wiring(kinds)
+            check_wiring(None, kinds)
         assert str(caught.value) == line
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from quantpipe.assembly import detecting_graph
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.engines.engine import load_engine
+from quantpipe.engines.tensorrt_version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.stages.export import STAGE
@@ -63,12 +65,25 @@ def test_half_needs_scales_in_half(configured: Configure) -> None:
         configured("export.float", "export.half=true", "export.opset=18")
 
 
+def test_half_needs_an_engine_that_parses_scales_in_half(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tensorrt_version("8.6.1")
+    monkeypatch.setattr("quantpipe.settings.opset.installed_tensorrt", lambda: old)
+    config = configured("export.float", "export.target=tensorrt")
+    STAGE.check(config)
+    with pytest.raises(ConfigurationError, match="opset: 17 has no FP16 scales"):
+        STAGE.check(replace(config, half=True))
+    with pytest.raises(ConfigurationError, match=r"TensorRT 8\.6 parses ONNX up to opset 17"):
+        STAGE.check(replace(config, opset=20))
+
+
 def test_the_libraries_that_write_the_graph_are_in_the_key(
     configured: Configure, tmp_path: Path
 ) -> None:
     found = STAGE.content(configured("export.float"), tmp_path)
     assert found["libraries"]["torch"] == version("torch")
-    assert set(found) == {"data", "libraries"}
+    assert set(found) == {"data", "libraries", "opset"}
 
 
 def test_what_was_trained_is_folded_and_gives_the_same_graph(

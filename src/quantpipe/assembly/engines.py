@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
+from quantpipe.core.stage import Context
 from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
 from quantpipe.engines.onnxruntime_providers import PROVIDERS
-from quantpipe.engines.tensorrt_version import tensorrt_version
+from quantpipe.engines.tensorrt_version import installed_tensorrt
+from quantpipe.engines.timing_cache import TimingCache
+from quantpipe.errors import ArtifactError
+from quantpipe.export.calibration_cache import read_calibration_cache
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.export.qdq import insert_qdq
@@ -39,12 +42,14 @@ def engine_graph(
 def build_settings(
     engine: EngineSettings,
     precision: Precision,
+    context: Context,
     *,
     image_size: int,
     calibration_cache: str | None = None,
     batch_sizes: tuple[int, ...] | None = None,
 ) -> BuildSettings:
     """How an engine is built; for the batch sizes of the settings unless others are given."""
+    timings = TimingCache(folder=context.memo / "kernel_timings", warn=context.progress.note)
     return BuildSettings(
         precision=precision,
         float_precision=engine.float_precision,
@@ -56,7 +61,38 @@ def build_settings(
         workspace_mib=engine.workspace_mib,
         optimization_level=engine.optimization_level,
         calibration_cache=calibration_cache,
+        builder=engine.builder,
+        timing_cache=timings,
     )
+
+
+def ranges_beside(graph_path: Path, cache_path: Path) -> str:
+    """The text of a calibration cache that was made for a float graph.
+
+    Raises:
+        ArtifactError: The graph has ranges itself, or lacks a tensor that the cache names: an
+            engine would leave out such a range without a word.
+    """
+    text = cache_path.read_text(encoding="utf-8")
+    ranges = read_calibration_cache(cache_path).amax
+    graph = read_graph(graph_path).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise ArtifactError(
+            "has Q/DQ nodes, beside which a calibration cache is not read",
+            path=graph_path,
+            hint="wire a float graph, as export.float.onnx, or leave out the cache",
+        )
+    tensors = {value.name for value in graph.input}
+    tensors |= {name for node in graph.node for name in node.output}
+    unknown = [name for name in ranges if name not in tensors]
+    if unknown:
+        raise ArtifactError(
+            f"{len(unknown)} of its {len(ranges)} ranges, as of '{unknown[0]}', are of tensors "
+            f"that {graph_path.name} lacks",
+            path=cache_path,
+            hint="wire graph and cache of the same network",
+        )
+    return text
 
 
 def typed_source(
@@ -65,16 +101,18 @@ def typed_source(
     float_precision: FloatPrecision,
     source: Path,
     half_path: Path,
+    *,
+    calibration_cache: bool = False,
 ) -> Path:
     """The graph to build from: in FP16, at ``half_path``, where types have to be in the graph."""
     floats = float_precision if precision == "int8" else precision
-    if not _takes_types_from_graph(engine, floats):
+    if not _takes_types_from_graph(engine, floats, calibration_cache=calibration_cache):
         return source
     write_graph(half_path, to_half(read_graph(source)))
     return half_path
 
 
-def _takes_types_from_graph(engine: str, floats: Precision) -> bool:
+def _takes_types_from_graph(engine: str, floats: Precision, *, calibration_cache: bool) -> bool:
     """Whether half precision has to be written into the graph for this engine.
 
     That is so from TensorRT 10.12 on, and with ONNX Runtime on a GPU.
@@ -83,4 +121,6 @@ def _takes_types_from_graph(engine: str, floats: Precision) -> bool:
         return False
     if engine != "tensorrt":
         return engine in PROVIDERS
-    return tensorrt_version(version("tensorrt")).types_in_graph
+    version = installed_tensorrt()
+    assert version is not None  # checked before any work
+    return version.takes_types_from_graph(calibration_cache=calibration_cache)

@@ -110,6 +110,6 @@ def _settings(header: EngineHeader, batch_size: int) -> BuildSettings:
     fields: dict[str, Any] = {
         name: getattr(header, name)
         for name in BuildSettings.__dataclass_fields__
-        if name != "calibration_cache"
+        if name in EngineHeader.__dataclass_fields__
     }
     return BuildSettings(**fields | {"batch_sizes": (batch_size,), "mode": "latency"})

@@ -126,6 +126,7 @@ class PlanBench:
         settings = build_settings(
             self.engine,
             precision,
+            self.context,
             image_size=self.loaded.checkpoint.image_size,
             batch_sizes=(self.batch_size,),
         )

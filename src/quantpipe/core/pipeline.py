@@ -130,7 +130,7 @@ def _check_together(step: Step, by_name: Mapping[str, Step]) -> None:
         for name, reference in step.inputs.items()
     }
     try:
-        step.stage.check_wiring(kinds)
+        step.stage.check_wiring(step.config, kinds)
     except ConfigurationError as error:
         error.path = f"{step.name}.inputs.{error.path}"
         raise

@@ -5,6 +5,7 @@ Layout below the root::
     objects/<key[:2]>/<key>/   files and manifest.json, never changed after the rename
     staging/<key>.<random>/    being written
     progress/<key>/            kept by long stages until they are published
+    memo/                      what only saves time: digests of files, timings of kernels
     quarantine/                what failed verification, for whoever wants to look
     locks/<key>.lock           one flock per key, never removed
 """

@@ -115,7 +115,7 @@ def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> 
         if reference.output in records[reference.step].artifacts
     }
     _require_inputs(step, inputs)
-    content = step.stage.content(step.config, runner.cache.root / "memo")
+    content = step.stage.content(step.config, _memo(runner.cache))
     named_by = step_identity(step, inputs, content, seed=runner.seed, device=runner.device)
     key = key_of(named_by)
     entry, reused = runner.cache.obtain(
@@ -166,6 +166,7 @@ def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner)
         progress=runner.progress,
         progress_folder=runner.cache.progress_folder(key),
         materialise=_materialiser(runner.cache),
+        memo=_memo(runner.cache),
     )
     start = time.monotonic()
     metrics = step.stage.run(step.config, inputs, outputs, context)
@@ -173,6 +174,10 @@ def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner)
         written = outputs[name].is_file() or not output.required
         assert written, f"stage {step.stage.name} did not write its output {name}"
     return Built(metrics=metrics, seconds=time.monotonic() - start)
+
+
+def _memo(cache: RunCache) -> Path:
+    return cache.root / "memo"
 
 
 def _materialiser(

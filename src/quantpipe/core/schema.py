@@ -140,9 +140,21 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
         try:
             return convert(option, value, path)
         except ConfigurationError:
-            continue
+            if _only_out_of_range(option, value, path):
+                raise
     names = " or ".join(_type_name(option) for option in options)
     raise ConfigurationError(f"{value!r} is not {names}", path=path)
+
+
+def _only_out_of_range(option: Any, value: Any, path: str) -> bool:
+    """Whether a value is of the option's type, so that what is wrong is how much it is."""
+    if get_origin(option) is not Annotated:
+        return False
+    try:
+        convert(get_args(option)[0], value, path)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _convert_tagged(options: tuple[Any, ...], value: Any, path: str) -> Any:

@@ -45,6 +45,8 @@ class Context:
         progress: Bars, notes and the question whether to stop.
         progress_folder: Kept between runs until the step is published: long work resumes here.
         materialise: Returns the folder whose content an identity names, building it at most once.
+        memo: A folder for what only saves time, whoever made it and for whichever step; no result
+            may depend on it, and it may be gone the next time.
     """
 
     step: str
@@ -53,6 +55,7 @@ class Context:
     progress: Progress
     progress_folder: Path
     materialise: Callable[[Mapping[str, Any], Callable[[Path], None]], Path]
+    memo: Path
 
 
 def _nothing_more(config: Any, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
@@ -63,7 +66,7 @@ def _nothing_to_check(config: Any) -> None:
     """Types and ranges are all there is to check."""
 
 
-def _any_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
+def _any_wiring(config: Any, kinds: Mapping[str, ArtifactKind]) -> None:
     """The declared inputs are all there is to check."""
 
 
@@ -83,7 +86,7 @@ class Stage(Generic[C]):
             before any work; fast, reads as little as it can.
         companion_prefixes: An input named with one of these before the name of another means
             nothing without that one, and goes when it goes.
-        check_wiring: Told the kind of every input that is wired; raises
+        check_wiring: Told the configuration and the kind of every input that is wired; raises
             :class:`~quantpipe.errors.ConfigurationError` with the input's name as ``path``.
         content: Digests of what the configuration names by path, and of the libraries and the
             hardware that the result depends on. Its second argument is a folder in which it may
@@ -99,7 +102,7 @@ class Stage(Generic[C]):
     run: Callable[[C, Inputs, Outputs, Context], Metrics]
     check: Callable[[C], None] = _nothing_to_check
     companion_prefixes: tuple[str, ...] = ()
-    check_wiring: Callable[[Mapping[str, ArtifactKind]], None] = _any_wiring
+    check_wiring: Callable[[C, Mapping[str, ArtifactKind]], None] = _any_wiring
     content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
 
 

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from quantpipe.engines import hardware
 from quantpipe.engines.profile import LayerTime
+from quantpipe.engines.tensorrt_version import DISTRIBUTIONS as TENSORRT
+from quantpipe.engines.timing_cache import TimingCache
 from quantpipe.errors import ConfigurationError, MachineError, nearest
 
 Precision = Literal["f32", "half", "int8"]
 FloatPrecision = Literal["f32", "half"]
+BuilderApi = Literal["polygraphy", "api"]
 Mode = Literal["latency", "throughput"]
 Images = NDArray[np.float32]
 Predictions = NDArray[np.float32]
@@ -43,6 +46,8 @@ class BuildSettings:
         workspace_mib: Scratch memory a GPU builder may use, in MiB.
         optimization_level: How long a GPU builder searches, 0 to 5.
         calibration_cache: Text of a TensorRT <= 10 calibration cache, for a graph without Q/DQ.
+        builder: Through what a GPU builder is told all this: Polygraphy or the plain API.
+        timing_cache: Where a GPU builder finds and keeps what it measured of its kernels.
     """
 
     precision: Precision
@@ -55,6 +60,8 @@ class BuildSettings:
     workspace_mib: int
     optimization_level: int
     calibration_cache: str | None = None
+    builder: BuilderApi = "api"
+    timing_cache: TimingCache | None = None
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
@@ -186,7 +193,6 @@ def _onnxruntime_gpu(name: str, plugin: str | None = None) -> Callable[[], Backe
     return load
 
 
-_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
 _NO_GPU = "no NVIDIA GPU answers here (nvidia-smi); choose another engine"
 _INSTALL_GPU = "pip uninstall -y onnxruntime; pip install 'onnxruntime-gpu>=1.22'"
 _RTX, _RTX_WHEEL = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
@@ -214,7 +220,7 @@ ENGINES: Mapping[str, EngineKind] = {
     ),
     "tensorrt": EngineKind(
         packages=("tensorrt", "cuda.bindings"),
-        distributions=_TENSORRT,
+        distributions=TENSORRT,
         install="pip install 'quantpipe[tensorrt]'",
         precisions=("f32", "half", "int8"),
         modes=("latency",),
@@ -243,7 +249,7 @@ ENGINES: Mapping[str, EngineKind] = {
         missing_hardware=_NO_GPU,
         backend=_onnxruntime_gpu("onnxruntime_tensorrt"),
         needs=("onnxruntime-gpu",),
-        tied_to=_TENSORRT,
+        tied_to=TENSORRT,
     ),
     "onnxruntime_tensorrt_rtx": EngineKind(
         packages=("onnxruntime", _RTX),

@@ -10,6 +10,8 @@ import numpy as np
 
 # Libraries join the names of what they fused: OpenVINO by commas, TensorRT by plus signs and bars.
 _FUSED = re.compile(r"\s*(?:,|\+|\|\|)\s*")
+# Copies that TensorRT names by the layers between which they stand.
+_COPY = "Reformatting CopyNode"
 # What libraries put behind a name: a part (OpenVINO), a second node of a module, a layout or a
 # counter (ONNX Runtime), a constant that is made ready at run time.
 _PART = re.compile(r"(?:/.*|_nchwc|_token_\d+|_quant|[._](?:weight|bias)(?:[._].*)?)*")
@@ -76,6 +78,8 @@ def operation_times(layers: Sequence[LayerTime], names: Mapping[str, str]) -> Op
 
 def names_within(text: str, names: Mapping[str, str]) -> set[str]:
     """Returns the keys of ``names`` that a layer's name is made of, without what libraries add."""
+    if text.startswith(_COPY):
+        return set()
     found = set()
     for part in _FUSED.split(text):
         for end in range(len(part), 0, -1):

@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU, versions 8.6 to 11, through its Python API and cuda-python."""
+"""TensorRT on an NVIDIA GPU, versions 8.6 to 11: Polygraphy, its Python API, and cuda-python."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import tensorrt as trt
 from cuda.bindings import runtime as cuda_runtime
 
+from quantpipe.engines.cuda import Cuda
 from quantpipe.engines.engine import BuildSettings, identity
 from quantpipe.engines.engine_file import (
     EngineFile,
@@ -18,13 +19,14 @@ from quantpipe.engines.engine_file import (
     write_engine_file,
 )
 from quantpipe.engines.onnx_source import OnnxSource, read_onnx_source
-from quantpipe.engines.tensorrt_build import build_plan
-from quantpipe.engines.tensorrt_run import Cuda, TensorRtEngine
+from quantpipe.engines.tensorrt_build import build_plan, cache_for
+from quantpipe.engines.tensorrt_run import TensorRtEngine
 from quantpipe.engines.tensorrt_version import tensorrt_version
-from quantpipe.engines.trtexec import trtexec_command
+from quantpipe.engines.trtexec import TrtexecFiles, trtexec_commands
 from quantpipe.files import write_atomic
 
 _BLOB = "plan"
+CALIBRATION_CACHE = "calibration.cache"
 
 
 def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
@@ -37,11 +39,14 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
     source = read_onnx_source(
         onnx_path, image_size=settings.image_size, batch_sizes=settings.batch_sizes
     )
-    header = header_for("tensorrt", identity("tensorrt"), settings, source.sha256)
-    plan = build_plan(trt, source, settings)
+    place, timing_cache = identity("tensorrt"), settings.timing_cache
+    timings = b"" if timing_cache is None else timing_cache.load(place)
+    plan, measured = build_plan(trt, source, settings, timings)
+    if timing_cache is not None and measured not in (b"", timings):
+        timing_cache.save(place, measured)
+    header = header_for("tensorrt", place, settings, source.sha256, source.num_classes)
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: plan}))
-    lines = _trtexec_lines(onnx_path, engine_path, source, settings)
-    write_atomic(engine_path.with_suffix(".trtexec.txt"), lines.encode())
+    _write_for_trtexec(onnx_path, engine_path, source, settings)
 
 
 def load(engine_path: Path) -> TensorRtEngine:
@@ -54,8 +59,7 @@ def load(engine_path: Path) -> TensorRtEngine:
     engine = read_engine_file(engine_path, "tensorrt")
     require_place(engine_path, engine.header, identity("tensorrt"))
     cuda = Cuda(runtime=cuda_runtime, handle=_native_handle())
-    header = engine.header
-    return TensorRtEngine(trt, cuda, engine.blobs[_BLOB], header.batch_sizes, header.image_size)
+    return TensorRtEngine(trt, cuda, engine.blobs[_BLOB], engine.header)
 
 
 def _native_handle() -> Callable[[Any], int]:
@@ -68,22 +72,29 @@ def _native_handle() -> Callable[[Any], int]:
     return handle
 
 
-def _trtexec_lines(
+def _write_for_trtexec(
     onnx_path: Path, engine_path: Path, source: OnnxSource, settings: BuildSettings
-) -> str:
+) -> None:
+    """Writes the lines, and beside them the calibration cache that they name."""
     version = tensorrt_version(trt.__version__)
+    if settings.calibration_cache is not None:
+        text = cache_for(version, settings.calibration_cache)
+        write_atomic(engine_path.with_name(CALIBRATION_CACHE), text.encode())
     lines = [
-        trtexec_command(
+        line
+        for size in settings.batch_sizes
+        for line in trtexec_commands(
             version,
             settings,
-            onnx_name=onnx_path.name,
-            plan_name=f"{engine_path.stem}.batch{size}.plan",
+            TrtexecFiles(
+                onnx=onnx_path.name,
+                plan=f"{engine_path.stem}.batch{size}.plan",
+                timing_cache=f"{engine_path.stem}.timing",
+                calibration_cache=CALIBRATION_CACHE,
+            ),
             input_name=source.input_name,
+            dynamic=source.batch is None,
             batch_size=size,
-            calibration_cache_name=None
-            if settings.calibration_cache is None
-            else "calibration.cache",
         )
-        for size in settings.batch_sizes
     ]
-    return "\n".join(lines) + "\n"
+    write_atomic(engine_path.with_suffix(".trtexec.txt"), ("\n".join(lines) + "\n").encode())

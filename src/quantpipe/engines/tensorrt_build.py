@@ -2,96 +2,132 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
+from quantpipe.engines.cuda import on_gpu
 from quantpipe.engines.engine import BuildSettings
 from quantpipe.engines.onnx_source import OnnxSource
+from quantpipe.engines.tensorrt_config import BuilderOptions
 from quantpipe.engines.tensorrt_version import TensorRtVersion, tensorrt_version
 from quantpipe.errors import ArtifactError, MachineError
 
 _MIB = 1 << 20
+# Polygraphy is imported by whoever builds with it alone.
+_BUILDERS = {
+    "api": "quantpipe.engines.tensorrt_config",
+    "polygraphy": "quantpipe.engines.tensorrt_polygraphy",
+}
 
 
-def build_plan(trt: Any, source: OnnxSource, settings: BuildSettings) -> bytes:
+def build_plan(
+    trt: Any, source: OnnxSource, settings: BuildSettings, timings: bytes = b""
+) -> tuple[bytes, bytes]:
     """Builds a plan with one optimisation profile per batch size.
 
     Args:
         trt: The ``tensorrt`` module, 8.6 or newer.
         source: The ONNX model, quantized by Q/DQ or by ``settings.calibration_cache``.
-        settings: What to build.
+        settings: What to build, and through which API.
+        timings: A timing cache of this version and hardware to start from.
+
+    Returns:
+        The plan, and the timing cache as it is after the build.
 
     Raises:
         ArtifactError: TensorRT does not parse the model.
         MachineError: This version cannot do what is asked for, or the build fails.
     """
     version = tensorrt_version(trt.__version__)
-    _require_possible(version, settings)
+    require_possible(version, calibration_cache=settings.calibration_cache is not None)
+    typed = version.takes_types_from_graph(calibration_cache=settings.calibration_cache is not None)
     logger = trt.Logger(trt.Logger.WARNING)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt, version))
+    trt.init_libnvinfer_plugins(logger, "")
+    builder = on_gpu(trt.Builder, logger)
+    network = builder.create_network(_network_flags(trt, version, typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.content):
         problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ArtifactError(f"TensorRT cannot parse the model: {'; '.join(problems)}")
-    config = _config(trt, builder, version, settings)
-    if source.batch is None:
-        _add_profiles(builder, config, source.input_name, settings)
-    plan = builder.build_serialized_network(network, config)
+    through = importlib.import_module(_BUILDERS[settings.builder])
+    options = _options(trt, version, source, settings, typed=typed, timings=timings)
+    config = through.builder_config(trt, builder, network, options)
+    plan = through.serialized_network(builder, network, config)
     if plan is None:
         raise MachineError(
             "TensorRT could not build the engine",
             hint="its log is above; more workspace_mib or smaller batch_sizes may help",
         )
-    return bytes(plan)
+    return bytes(plan), _timings(config)
 
 
-def _require_possible(version: TensorRtVersion, settings: BuildSettings) -> None:
-    if settings.calibration_cache is None:
-        return
-    if version.types_in_graph:
+def require_possible(version: TensorRtVersion, *, calibration_cache: bool) -> None:
+    """Refuses a calibration cache where there is no implicit quantization.
+
+    Raises:
+        MachineError: With what to build from instead.
+    """
+    if calibration_cache and not version.implicit_quantization:
         raise MachineError(
-            f"TensorRT {version.major}.{version.minor} is used with the types in the graph, which "
-            "a calibration cache cannot give",
-            hint="export with Q/DQ instead",
+            f"{version} has no implicit quantization, so it takes no calibration cache",
+            hint="build from a graph with Q/DQ: pipelines=ptq, or inputs.onnx=export.ptq.onnx "
+            "without inputs.calibration_cache",
         )
 
 
-def _network_flags(trt: Any, version: TensorRtVersion) -> int:
-    """Returns the creation flags: explicit batch up to 8, strong typing as an option in 10."""
+def cache_for(version: TensorRtVersion, text: str) -> str:
+    """Returns a calibration cache with the version in its first line.
+
+    TensorRT sets a cache of another version aside and asks for images instead.
+    """
+    header, _, ranges = text.partition("\n")
+    algorithm = header.strip().rpartition("-")[2]
+    return f"TRT-{version.number}-{algorithm}\n{ranges}"
+
+
+def _network_flags(trt: Any, version: TensorRtVersion, typed: bool) -> int:
+    """Returns the creation flags: explicit batch up to 9, strong typing as an option in 10."""
     flags = trt.NetworkDefinitionCreationFlag
     if version.major < 10:
         return 1 << int(flags.EXPLICIT_BATCH)
-    if version.major == 10 and version.types_in_graph:
+    if version.major == 10 and typed:
         return 1 << int(flags.STRONGLY_TYPED)
     return 0
 
 
-def _config(trt: Any, builder: Any, version: TensorRtVersion, settings: BuildSettings) -> Any:
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * _MIB)
-    config.builder_optimization_level = settings.optimization_level
-    # The inspector tells the precision of layers only if the plan holds them in detail.
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # float32 means float32: TensorFloat-32 keeps ten bits of it.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if not version.types_in_graph:
-        _allow_precisions(trt, config, settings)
-    return config
-
-
-def _allow_precisions(trt: Any, config: Any, settings: BuildSettings) -> None:
-    floats = settings.float_precision if settings.precision == "int8" else settings.precision
-    if settings.precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
-    if floats == "half":
-        config.set_flag(trt.BuilderFlag.FP16)
+def _options(
+    trt: Any,
+    version: TensorRtVersion,
+    source: OnnxSource,
+    settings: BuildSettings,
+    *,
+    typed: bool,
+    timings: bytes,
+) -> BuilderOptions:
+    side = settings.image_size
+    calibrator = None
     if settings.calibration_cache is not None:
-        config.int8_calibrator = _cached_calibrator(trt, settings.calibration_cache)
+        calibrator = _cached_calibrator(trt, cache_for(version, settings.calibration_cache))
+    return BuilderOptions(
+        flags=() if typed else _precision_flags(settings),
+        workspace=settings.workspace_mib * _MIB,
+        optimization_level=settings.optimization_level,
+        input_name=source.input_name,
+        shapes=tuple((size, 3, side, side) for size in settings.batch_sizes),
+        calibrator=calibrator,
+        timings=timings,
+    )
+
+
+def _precision_flags(settings: BuildSettings) -> tuple[str, ...]:
+    floats = settings.float_precision if settings.precision == "int8" else settings.precision
+    half = ("FP16",) if floats == "half" else ()
+    return (*half, "INT8") if settings.precision == "int8" else half
 
 
 def _cached_calibrator(trt: Any, text: str) -> Any:
     """Returns a calibrator of the class that the cache names; it has no images, only the cache."""
-    minmax = text.partition("\n")[0].strip().endswith("MinMaxCalibration")
+    minmax = text.partition("\n")[0].endswith("MinMaxCalibration")
     base = trt.IInt8MinMaxCalibrator if minmax else trt.IInt8EntropyCalibrator2
 
     class CachedRanges(base):  # type: ignore[misc, valid-type]  # known at run time only
@@ -113,9 +149,6 @@ def _cached_calibrator(trt: Any, text: str) -> Any:
     return CachedRanges()
 
 
-def _add_profiles(builder: Any, config: Any, input_name: str, settings: BuildSettings) -> None:
-    for size in settings.batch_sizes:
-        shape = (size, 3, settings.image_size, settings.image_size)
-        profile = builder.create_optimization_profile()
-        profile.set_shape(input_name, shape, shape, shape)
-        config.add_optimization_profile(profile)
+def _timings(config: Any) -> bytes:
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())

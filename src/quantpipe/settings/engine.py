@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import util
 from typing import Annotated, Literal
 
 from quantpipe.core.schema import Between
 from quantpipe.engines.engine import (
+    BuilderApi,
     FloatPrecision,
     Mode,
     Precision,
@@ -40,6 +42,7 @@ class EngineSettings:
     num_threads: Annotated[int, Between(0, 1024)]
     workspace_mib: Annotated[int, Between(16)]
     optimization_level: Annotated[int, Between(0, 5)]
+    builder: BuilderApi
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or sorted(set(self.batch_sizes)) != list(self.batch_sizes):
@@ -55,6 +58,17 @@ def check_engine(engine: EngineSettings, precision: Precision) -> None:
         raise MachineError(reason, path=f"engine={engine.name}")
     require_precision(engine.name, precision)
     require_mode(engine.name, engine.mode)
+    if engine.name == "tensorrt" and engine.builder == "polygraphy" and not polygraphy_is_here():
+        raise MachineError(
+            "Polygraphy is not installed",
+            path="engine.builder=polygraphy",
+            hint="pip install 'polygraphy>=0.53.6', or set engine.builder=api",
+        )
+
+
+def polygraphy_is_here() -> bool:
+    """Whether Polygraphy can be imported."""
+    return util.find_spec("polygraphy") is not None
 
 
 def engine_place(engine: EngineSettings) -> Mapping[str, str]:

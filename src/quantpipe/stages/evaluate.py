@@ -56,7 +56,10 @@ class EvaluateConfig:
     num_examples: Annotated[int, Between(0, 50)]
 
 
-def check_wiring(kinds: Mapping[str, ArtifactKind]) -> None:
+def check_wiring(
+    config: object,  # noqa: ARG001
+    kinds: Mapping[str, ArtifactKind],
+) -> None:
     """Refuses a wrong kind, and what stands beside no variant or beside no network."""
     variants = {name for name in kinds if _companion(name) is None}
     for name, kind in kinds.items():

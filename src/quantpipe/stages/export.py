@@ -13,6 +13,7 @@ from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stag
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
 from quantpipe.settings.engine import EngineName
+from quantpipe.settings.opset import Opset, resolved_opset
 from quantpipe.settings.recipe import Fraction, Positive
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ExportConfig:
     target: EngineName
     batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
     engine_batches: Annotated[tuple[int, ...], Between(1, 1024), ExecutionOnly()]
-    opset: Annotated[int, Between(17, 23)]
+    opset: Opset
     half: bool
     simplify: bool
     nms: Literal["none", "onnx", "tensorrt"]
@@ -77,12 +78,8 @@ class ExportConfig:
                 path="batch",
                 hint=f"set engine.batch_sizes=[{self.batch}], or export.batch=dynamic",
             )
-        if self.half and self.opset < _OPSET_WITH_HALF_SCALES:
-            raise ConfigurationError(
-                f"{self.opset} has no FP16 scales",
-                path="opset",
-                hint=f"give {_OPSET_WITH_HALF_SCALES} or more, or half=false",
-            )
+        if self.opset != "auto":
+            _require_scales(self.opset, half=self.half)
         if self.nms == "tensorrt" and self.target != "tensorrt":
             raise ConfigurationError(
                 f"{self.target} does not run TensorRT's plugin",
@@ -91,12 +88,31 @@ class ExportConfig:
             )
 
 
+def check(config: ExportConfig) -> None:
+    """Finds a missing data set, and an opset that the engine's library does not parse."""
+    check_data(config.data)
+    _require_scales(resolved_opset(config.opset, config.target), half=config.half)
+
+
+def _require_scales(opset: int, *, half: bool) -> None:
+    if half and opset < _OPSET_WITH_HALF_SCALES:
+        raise ConfigurationError(
+            f"{opset} has no FP16 scales",
+            path="opset",
+            hint=f"give {_OPSET_WITH_HALF_SCALES} or more, or half=false",
+        )
+
+
 def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
     """The images that the graph is verified on, and the libraries that write it."""
     from importlib.metadata import version
 
     libraries = {name: version(name) for name in _LIBRARIES}
-    return {"data": data_content(config.data, ("val",), memo), "libraries": libraries}
+    return {
+        "data": data_content(config.data, ("val",), memo),
+        "libraries": libraries,
+        "opset": resolved_opset(config.opset, config.target),
+    }
 
 
 def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -112,7 +128,7 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
         path,
         image_size=loaded.checkpoint.image_size,
         batch=config.batch,
-        opset=config.opset,
+        opset=resolved_opset(config.opset, config.target),
     )
     traced = read_graph(path)
     if loaded.scales is not None and config.target == "tensorrt":
@@ -219,6 +235,6 @@ STAGE = Stage(
         ),
     },
     run=run,
-    check=lambda config: check_data(config.data),
+    check=check,
     content=content,
 )

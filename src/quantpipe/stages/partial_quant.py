@@ -17,6 +17,7 @@ from quantpipe.files import sha256_file
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content, open_split
 from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
 from quantpipe.settings.model import ModelSettings, architecture
+from quantpipe.settings.opset import Opset, resolved_opset
 from quantpipe.settings.recipe import BatchSize, Count, Fraction, Positive
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class LatencySettings:
     batch_size: BatchSize
     num_warmup: Count
     num_runs: Annotated[int, Between(1)]
-    opset: Annotated[int, Between(17, 23)]
+    opset: Opset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,11 @@ def check(config: PartialQuantConfig) -> None:
     if config.by_latency:
         check_engine(config.engine, "int8")
         check_engine(config.engine, config.engine.float_precision)
+        _opset(config)
+
+
+def _opset(config: PartialQuantConfig) -> int:
+    return resolved_opset(config.latency.opset, config.engine.name, path="latency.opset")
 
 
 def content(config: PartialQuantConfig, memo: Path) -> Mapping[str, Any]:
@@ -203,7 +209,7 @@ def _searched(
         engine=config.engine,
         folder=context.progress_folder / "latency",
         context=context,
-        **vars(config.latency),
+        **{**vars(config.latency), "opset": _opset(config)},
     )
     budget = Budget(
         max_map_drop=config.max_map_drop,
