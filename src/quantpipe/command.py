@@ -49,6 +49,8 @@ def main() -> NoReturn:
     # Hydra would print a summary of its own and exit with 1; errors are told here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", module=r"hydra\..*")
+    # What is wrong with an image its reader says, in our words.
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
     sys.exit(_exit_code(_take_part))
 
 
