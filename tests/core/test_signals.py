@@ -25,14 +25,19 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, code:
     assert signal.getsignal(number) is before
 
 
+def export(caught: type[BaseException]) -> None:
+    """A library at work when a signal comes."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except caught as error:
+        raise RuntimeError("conversion failed") from error
+
+
 def test_the_second_signal_gets_past_a_library_that_catches_errors() -> None:
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted) as asked, stop.explained():
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except Exception as error:
-                raise RuntimeError("conversion failed") from error
+            export(Exception)
     assert asked.value.exit_code == 143
 
 
@@ -40,10 +45,7 @@ def test_what_a_library_makes_of_the_second_signal_is_no_fault_of_its_own() -> N
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted), stop.explained():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-            except BaseException as error:
-                raise RuntimeError("conversion failed") from error
+            export(BaseException)
 
 
 def test_a_fault_after_the_first_signal_stays_a_fault() -> None:
