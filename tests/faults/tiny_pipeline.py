@@ -65,7 +65,7 @@ STEPS = (
 )
 
 # What two unbroken runs differ in: OpenVINO numbers the parts of a compiled network by what its
-# process has compiled before, so bytes and size of an engine vary; what it computes is in the metrics.
+# process has compiled before, so an engine's bytes and size vary; the metrics say what it computes.
 _VARYING = frozenset({"seconds", "latency", "size_mb"})
 _ENGINE = "model.engine"
 
