@@ -30,7 +30,7 @@ _SHORT = ("train_repopt.epochs=1", "train_repopt.search.epochs=1")
 def artifact_commands() -> Iterator[Command]:
     """Every setting that names an artifact, with a file that is none."""
     for key in ("train_repopt.checkpoint", "train_repopt.scales", "calibrate.from_checkpoint"):
-        yield _artifact(key, "code", _save_payload, "os.system")
+        yield _artifact(key, "code", _save_payload, "system', which no checkpoint")
         yield _artifact(key, "a cut archive", _save_cut, "file")
     for key in ("train_repopt.checkpoint", "train_repopt.scales"):
         yield _artifact(key, "nothing", lambda at, path: path.write_bytes(b""), "file")

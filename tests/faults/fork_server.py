@@ -95,14 +95,10 @@ class Child:
 class ForkServer:
     """The client: a context manager that starts the server and ends it."""
 
-    def __init__(self, *modules: str):
-        """``modules`` are imported beside all of quantpipe, to be looked at by their tests."""
-        self._modules = modules
-
     def __enter__(self) -> ForkServer:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, "-m", "tests.faults.fork_server", *self._modules]
+        command = [sys.executable, "-m", "tests.faults.fork_server"]
         self._process = subprocess.Popen(
             command,
             cwd=Path(__file__).parents[2],
@@ -219,10 +215,10 @@ def _limit_memory(mib: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _import_all(modules: list[str]) -> None:
+def _import_all() -> None:
     import quantpipe
 
-    for name in (*_LIBRARIES, *modules):
+    for name in _LIBRARIES:
         importlib.import_module(name)
     for module in pkgutil.walk_packages(quantpipe.__path__, "quantpipe."):
         if not module.name.startswith(_THREADED) and not module.name.endswith(".__main__"):
@@ -232,7 +228,7 @@ def _import_all(modules: list[str]) -> None:
 def main() -> None:
     """Imports, then serves until its input ends."""
     warnings.simplefilter("ignore")
-    _import_all(sys.argv[1:])
+    _import_all()
     import torch
 
     torch.set_num_threads(1)
