@@ -36,7 +36,7 @@ from quantpipe.composition import (
 )
 from quantpipe.config import Plan, read_cache_settings, read_plan
 from quantpipe.distributed.launch import launched
-from quantpipe.errors import QuantpipeError
+from quantpipe.errors import Interrupted, QuantpipeError
 from quantpipe.housekeeping import keep_house
 from quantpipe.run import report_sweep, run_plan
 
@@ -49,6 +49,8 @@ def main() -> NoReturn:
     # Hydra would print a summary of its own and exit with 1; errors are told here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", module=r"hydra\..*")
+    # What is wrong with an image its reader says, in our words.
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
     sys.exit(_exit_code(_take_part))
 
 
@@ -82,6 +84,11 @@ def _command() -> None:
 def _exit_code(work: Callable[[], Any]) -> int:
     try:
         work()
+    except Interrupted as error:
+        # The end has begun: another signal would only tell it a second time.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        return _tell(error)
     except QuantpipeError as error:
         return _tell(error)
     except COMPOSITION_FAULTS as error:

@@ -32,7 +32,8 @@ class QuantpipeError(Exception):
         parts = [self.stage, None if self.path is None else str(self.path), self.cause]
         line = ": ".join(part for part in parts if part)
         line = line if self.hint is None else f"{line}; {self.hint}"
-        return " ".join(line.split())
+        # What a hostile file holds may be in the line, and could redraw a terminal.
+        return "".join(c if c.isprintable() else "?" for c in " ".join(line.split()))
 
 
 class ConfigurationError(QuantpipeError):

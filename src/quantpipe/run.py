@@ -32,7 +32,7 @@ def run_plan(plan: Plan) -> None:
     root = plan.settings.run_dir.absolute()
     _writable(root, "run_dir")
     _writable(plan.settings.cache_dir.absolute(), "cache_dir")
-    with stop_on_signals() as stop, watching(stop) as shown, named(None):
+    with stop_on_signals() as stop, stop.explained(), watching(stop) as shown, named(None):
         progress = Logged(shown, root / "run.log")
         directory = RunDirectory(root, warn=progress.note)
         with directory.held():
@@ -41,7 +41,7 @@ def run_plan(plan: Plan) -> None:
 
 def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress) -> None:
     try:
-        with named(None):
+        with named(None), stop.explained():
             _run_and_present(plan, directory, stop, progress)
     except QuantpipeError as error:
         state = "interrupted" if isinstance(error, Interrupted) else "failed"

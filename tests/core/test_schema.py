@@ -89,6 +89,7 @@ def test_a_whole_configuration_is_built() -> None:
         ({"batch": 9}, "step.batch: 9 is not"),
         ({"source": 1}, "step.source: 1 is not a group of settings"),
         ({"source": {"kind": "iner"}}, "step.source.kind: 'iner' is unknown; did you mean 'inner'"),
+        ({"source": {"kind": ["inner"]}}, "step.source.kind: ['inner'] is unknown"),
         ({"source": {"kind": "inner"}}, "step.source.factor: is not set; give it a value"),
         (
             {"source": {"kind": "other", "root": "a/forbidden"}},

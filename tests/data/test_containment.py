@@ -29,6 +29,11 @@ def test_a_link_out_is_refused_and_its_target_not_opened(tmp_path: Path) -> None
             resolve_inside(root, name)
 
 
+def test_a_name_too_long_to_ask_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too long"):
+        resolve_inside(tmp_path.resolve(), "a" * 5000)
+
+
 def test_names_inside_are_resolved(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     (root / "a").mkdir()

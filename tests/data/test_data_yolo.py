@@ -72,6 +72,9 @@ def test_data_yaml(tmp_path: Path, names: str, place: str) -> None:
         ("names: {1: a, 2: b}", "count from 0"),
         ("names: [a]\nnc: 2", "nc is 2"),
         ("train: images", "no class names"),
+        ("names: [[a], [b]]", "no class names"),
+        ("a: &a [x]\nnames: *a", "an alias, which is not read"),
+        ("names: " + "[" * 5_000, "not YAML"),
         ("[1, 2]", "no mapping"),
         ("{", "not YAML"),
         ("names: !!python/object/apply:os.system ['touch canary']", "not YAML"),
@@ -87,6 +90,14 @@ def test_descriptions_that_mean_nothing(tmp_path: Path, text: str, cause: str) -
     with pytest.raises(DataError, match=cause):
         read(tmp_path, class_names=None)
     assert not Path("canary").exists()
+
+
+def test_a_pipe_instead_of_labels_is_not_waited_for(tmp_path: Path) -> None:
+    put(tmp_path, "images/train/a.jpg", None)
+    (tmp_path / "labels" / "train").mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / "labels" / "train" / "a.txt")
+    with pytest.raises(DataError, match="not a regular file"):
+        read(tmp_path)
 
 
 def test_a_missing_label_file_is_named_unless_allowed(tmp_path: Path) -> None:

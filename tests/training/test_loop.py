@@ -381,6 +381,16 @@ def test_nan_score_is_an_error(
         )
 
 
+def test_a_network_that_predicts_nan_is_named_by_its_step(
+    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
+) -> None:
+    def validate(network: Any) -> float:
+        raise NumericalError("the prediction holds NaN", hint="keep more layers in float")
+
+    with pytest.raises(NumericalError, match=r"holds NaN at step \d+; .* lower the learning rate"):
+        run(tiny_detector(), make_source(2), make_recipe(), tmp_path, validate=validate)
+
+
 def test_distillation_pulls_the_student_to_the_teacher(
     tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
 ) -> None:

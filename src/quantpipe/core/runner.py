@@ -21,7 +21,6 @@ from quantpipe.core.stage import Context, Inputs
 from quantpipe.errors import (
     ArtifactError,
     ConfigurationError,
-    Interrupted,
     MachineError,
     QuantpipeError,
 )
@@ -98,7 +97,7 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
     for number, step in enumerate(pipeline.steps, start=1):
         runner.stop.raise_if_set()
         directory.write_status("running", step.name)
-        with named(step.name), _stopping(runner.stop):
+        with named(step.name), runner.stop.explained():
             record = _run_step(step, runner, records)
         records[step.name] = record
         directory.write_manifest(pipeline.name, {n: r.as_json() for n, r in records.items()})
@@ -245,12 +244,3 @@ def _from_os_error(error: OSError, step: str | None) -> MachineError:
 def _existing(path: Path) -> Path:
     """The nearest folder above a path that is still there."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-@contextmanager
-def _stopping(stop: StopRequest) -> Iterator[None]:
-    """Work that noticed the request names no signal; the request knows which it was."""
-    try:
-        yield
-    except Interrupted as error:
-        raise Interrupted(stop.signal_number or error.exit_code - 128) from error

@@ -163,7 +163,7 @@ def _convert_tagged(options: tuple[Any, ...], value: Any, path: str) -> Any:
     tags = {choice: option for option in options for choice in _tag(option)[1]}
     name = _tag(options[0])[0]
     chosen = value.get(name)
-    if chosen not in tags:
+    if not isinstance(chosen, str) or chosen not in tags:
         raise ConfigurationError(
             f"{chosen!r} is unknown", path=f"{path}.{name}", hint=nearest(str(chosen), tags)
         )

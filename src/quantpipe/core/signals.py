@@ -11,11 +11,16 @@ from types import FrameType
 from quantpipe.errors import Interrupted
 
 
+class StopAtOnce(BaseException):
+    """The second signal: no library that catches exceptions can take it for a fault of its own."""
+
+
 class StopRequest:
     """Whether, and by which signal, the run was asked to stop."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._at_once = False
 
     def __call__(self) -> bool:
         """Whether a signal came."""
@@ -29,8 +34,25 @@ class StopRequest:
     def handle(self, signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The handler: remembers the first signal, raises on the second."""
         if self.signal_number is not None:
-            raise Interrupted(signal_number)
+            self._at_once = True
+            raise StopAtOnce
         self.signal_number = signal_number
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raises :class:`Interrupted`, with the first signal's code, for whatever signals ended.
+
+        Work that noticed the request names no signal, and a library that was torn out of its work
+        may raise an error of its own.
+        """
+        try:
+            yield
+        except (StopAtOnce, Interrupted) as error:
+            raise Interrupted(self.signal_number or signal.SIGTERM) from error
+        except Exception as error:
+            if not self._at_once or self.signal_number is None:
+                raise
+            raise Interrupted(self.signal_number) from error
 
 
 @contextmanager

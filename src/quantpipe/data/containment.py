@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 
 from quantpipe.errors import DataError
@@ -30,8 +31,10 @@ def resolve_inside(root: Path, name: object) -> Path:
         )
     try:
         resolved = os.path.realpath(root / name)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(resolved)  # says so where the name is too long to be asked for
     except OSError as error:
-        raise DataError(f"file name {name!r}: {error.strerror}", path=root) from error
+        raise DataError(f"file name {name[:80]!r}: {error.strerror}", path=root) from error
     if not Path(resolved).is_relative_to(root):
         raise DataError(
             f"file name {name!r} is a link out of the image folder",

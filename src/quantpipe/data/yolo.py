@@ -83,6 +83,17 @@ def read_yolo(
     )
 
 
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Without aliases: forty lines of them can stand for more text than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuses an alias."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias, which is not read", mark)
+        return super().compose_node(parent, index)
+
+
 def _read_description(root: Path) -> dict[str, Any]:
     for name in _DESCRIPTIONS:
         path = root / name
@@ -91,8 +102,8 @@ def _read_description(root: Path) -> dict[str, Any]:
     else:
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 - a safe one
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"not YAML ({error})", path=path) from error
     if not isinstance(content, dict):
         raise DataError("not a data set description: no mapping", path=path)
@@ -107,7 +118,8 @@ def _class_names(
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise DataError("data.yaml: 'names' does not count from 0 without gaps", path=root)
         names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
+    texts = isinstance(names, list) and all(isinstance(name, str | int | float) for name in names)
+    if not texts or not names:
         raise DataError(
             "no class names", path=root, hint="give 'names' in data.yaml, or class names"
         )
@@ -142,6 +154,7 @@ def _names_at(root: Path, place: object, description: dict[str, Any]) -> list[st
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return [str(file.relative_to(root)) for file in files]
+    _refuse_pipe(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -194,10 +207,17 @@ def _label_lines(path: Path, *, allow_missing: bool) -> list[str]:
             path=path,
             hint="add it (empty for no objects) or set allow_unlabelled=true",
         )
+    _refuse_pipe(path)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"label file cannot be read ({error})", path=path) from error
+
+
+def _refuse_pipe(path: Path) -> None:
+    """Whoever opens a pipe without a writer waits for one for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError("not a regular file", path=path)
 
 
 def _parse(line: str) -> list[float] | None:

@@ -27,6 +27,7 @@ from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 FORMAT_VERSION = 1
 # One key only: safetensors writes several in no fixed order, and equal checkpoints are equal files.
 _METADATA_KEY = "quantpipe.checkpoint"
+_LARGEST_IMAGE = 1 << 14
 _REMAKE = "make it again, or give the file that was meant"
 
 
@@ -156,7 +157,7 @@ def _from_header(header: Mapping[str, Any], tensors: dict[str, Tensor], path: Pa
             architecture=_architecture(header["architecture"]),
             form=header["form"],
             class_names=tuple(header["class_names"]),
-            image_size=int(header["image_size"]),
+            image_size=header["image_size"],
             tensors=tensors,
             precision_plan=header["precision_plan"],
             provenance=header["provenance"],
@@ -177,9 +178,12 @@ def _check(checkpoint: Checkpoint, path: Path) -> None:
         raise ArtifactError(f"{num_names} class names for {num_classes} classes", path=path)
     if checkpoint.form not in get_args(BlockForm):
         raise ArtifactError(f"unknown form '{checkpoint.form}'", path=path)
-    if checkpoint.image_size < 1 or checkpoint.image_size % STRIDES[-1]:
+    size = checkpoint.image_size
+    if type(size) is not int or not 0 < size <= _LARGEST_IMAGE or size % STRIDES[-1]:
         raise ArtifactError(
-            f"image size {checkpoint.image_size} is not a positive multiple of 32", path=path
+            f"image size {size!r} is not a multiple of {STRIDES[-1]} from {STRIDES[-1]} to "
+            f"{_LARGEST_IMAGE}",
+            path=path,
         )
     _check_tensors(checkpoint, path)
 

@@ -217,7 +217,13 @@ def _mean_difference(name: str, given: Tensor, expected: Tensor) -> tuple[Tensor
     mean = expected.mean(dim=pixels, dtype=torch.float64)
     shift = given.mean(dim=pixels, dtype=torch.float64) - mean
     if not torch.isfinite(shift).all():
-        raise NumericalError(f"the outputs of operation '{name}' hold a NaN or an infinity")
+        finite = (torch.isfinite(expected) & torch.isfinite(given)).flatten(1).all(dim=1)
+        which = [number for number, whole in enumerate(finite.tolist()) if not whole]
+        raise NumericalError(
+            f"image {which[0] if which else 0} of those that the weights are adjusted on gives a "
+            f"NaN or an infinity in the outputs of operation '{name}'",
+            hint="check this image and the weights of the operation",
+        )
     spread = float(expected.var(dim=pixels, correction=0).mean().clamp_min(1e-30))
     share = float(shift.square().mean() / spread) ** 0.5
     return shift.to(given.dtype), share

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.detector.architecture import STRIDES
-from quantpipe.errors import Interrupted
+from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.progress import Progress
 from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
@@ -245,11 +245,18 @@ class _Epochs:
         team = self.stepper.team
         session.evaluated.eval()
         with torch.no_grad():
-            score = float(team.share(validate(session.evaluated) if team.rank == 0 else None))
+            score = float(team.share(self._validated(validate) if team.rank == 0 else None))
             self.log.validated(session.counters.step, score, session.evaluated)
         session.network.train()
         session.consider(score, epoch)
         return score
+
+    def _validated(self, validate: Callable[[nn.Module], float]) -> float:
+        session = self.stepper.session
+        try:
+            return validate(session.evaluated)
+        except NumericalError as error:
+            raise session.diverged(error.cause) from error
 
     def _show(self, loss: float) -> None:
         scores = [r["map"] for r in self.stepper.session.counters.history if "map" in r]
