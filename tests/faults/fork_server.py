@@ -27,7 +27,10 @@ from tests.faults.observed_steps import observe_steps
 
 # Left to the children: these import a library that starts threads, and a fork copies only one.
 _THREADED = (
+    "quantpipe.assembly.detecting_graph",
     "quantpipe.assembly.engines",
+    "quantpipe.assembly.parity",
+    "quantpipe.assembly.parted_operation",
     "quantpipe.assembly.plan_",
     "quantpipe.engines.onnxruntime",
     "quantpipe.engines.openvino",

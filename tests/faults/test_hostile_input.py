@@ -30,14 +30,9 @@ CAMPAIGNS: dict[str, tuple[Campaign, float]] = {
 def test_hostile_input_is_refused_as_promised(name: str) -> None:
     campaign, share = CAMPAIGNS[name]
     tally = campaign(0, share)
-    assert not [failure for failure in tally.failures if failure not in not_met(tally)]
+    assert not tally.failures
     assert tally.tried > 0
     assert tally.code_run == 0
-
-
-def not_met(tally: Tally) -> list[str]:
-    """Engine files whose header means nothing although its own digest is right."""
-    return [failure for failure in tally.failures if failure.startswith("row 32, engine: ")]
 
 
 def judged(call: Prepared, **more: object) -> Tally:

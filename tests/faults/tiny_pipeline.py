@@ -41,14 +41,23 @@ OVERRIDES = (
     "export.simplify=false",
     "evaluate.num_runs=1",
     "evaluate.num_warmup=0",
-    "evaluate.num_parity_images=2",
+    "evaluate.parity.num_images=2",
     "evaluate.num_examples=1",
     "engine.batch_sizes=[1]",
     # Two variants of five: an export or an engine more is more of the same.
     *(f"~export.each.{variant}" for variant in ("ptq", "partial")),
     *(f"~build_engine.each.{variant}" for variant in ("half", "ptq", "partial")),
     *(f"~evaluate.inputs.{variant}" for variant in ("half", "ptq", "partial")),
-    *(f"~evaluate.inputs.parity_{variant}" for variant in ("half", "ptq", "partial")),
+    *(
+        f"~evaluate.inputs.{prefix}_{variant}"
+        for prefix, variants in (
+            ("graph", ("half", "ptq", "partial")),
+            ("network", ("half", "ptq", "partial")),
+            ("scales", ("ptq", "partial")),
+            ("plan", ("partial",)),
+        )
+        for variant in variants
+    ),
 )
 
 STEPS = (

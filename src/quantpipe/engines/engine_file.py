@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,7 @@ def _open(path: Path) -> tuple[dict[str, Any], bytes, int]:
 def _fields(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "its header is not JSON") from error
     form = fields.get("format") if isinstance(fields, dict) else None
     if form != _FORMAT:
@@ -190,7 +191,36 @@ def _fields(path: Path, raw: bytes) -> dict[str, Any]:
     missing = sorted(known - set(fields))
     if missing:
         raise _damaged(path, f"its header says nothing of {', '.join(missing)}")
+    for name in sorted(known):
+        if not _is_sound(name, fields[name]):
+            raise _damaged(path, f"{name} in its header is no such thing")
     return dict(fields)
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    """Whether a field of the header can be what its name says."""
+    if name == "blobs":
+        return isinstance(value, list) and bool(value) and all(map(_is_blob, value))
+    if name == "batch_sizes":
+        sizes = value if isinstance(value, list) else []
+        return bool(sizes) and all(map(_is_positive, sizes)) and sizes == sorted(set(sizes))
+    if name == "num_classes":
+        return value is None or _is_positive(value)
+    if name == "image_size":
+        return _is_positive(value)
+    kind = typing.get_type_hints(EngineHeader)[name]
+    return type(value) is kind and (kind is str or value >= 0)
+
+
+def _is_blob(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    texts = all(isinstance(entry.get(name), str) for name in ("name", "sha256"))
+    return texts and type(entry.get("bytes")) is int and entry["bytes"] >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _engine_header(fields: Mapping[str, Any]) -> EngineHeader:
