@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantpipe.errors import BusyError
-from quantpipe.files import remove_leftovers, write_atomic
+from quantpipe.files import make_folder, remove_leftovers, write_atomic
 
 _POLL_SECONDS = 0.5
 
@@ -63,20 +65,74 @@ def held_or_busy(path: Path) -> Iterator[None]:
         yield
 
 
+class Shared:
+    """A share in a file's lock, held as long as this object lives.
+
+    A fork inherits it, and so may outlive its parent with it.
+    """
+
+    def __init__(self, descriptor: int):
+        weakref.finalize(self, os.close, descriptor)
+
+
+def shared(path: Path) -> Shared | None:
+    """Takes a share in the lock of a file that need not be writable.
+
+    Returns:
+        None where the file is not there, is being removed, or cannot be locked.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return Shared(descriptor)
+
+
+@contextmanager
+def unshared(path: Path) -> Iterator[None]:
+    """Holds the lock of a file alone, or raises :class:`BusyError` while others share it.
+
+    A file that is not there needs no lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BusyError("a run uses it", path=path.parent) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _signed(path: Path, lock: BaseFileLock) -> Iterator[None]:
     try:
         signature = path.with_suffix(".holder")
         remove_leftovers(path.parent, signature.name)
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        write_atomic(signature, json.dumps(holder).encode())
+        try:
+            write_atomic(signature, json.dumps(holder).encode())
+        except OSError:  # a full disk is no reason to do without the lock: pruning needs it
+            with suppress(OSError):
+                signature.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
 
 
 def _lock(path: Path) -> BaseFileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # A soft lock (a file that exists) would outlive a crash.
     return FileLock(path, fallback_to_soft=False)
 
