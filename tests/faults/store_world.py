@@ -46,6 +46,7 @@ class World:
     """
 
     folder: Path
+    run_name: str = "run"
     told: Told = field(default_factory=lambda: Told())
 
     @property
@@ -58,7 +59,7 @@ class World:
 
     @property
     def run_root(self) -> Path:
-        return self.root / "run"
+        return self.root / self.run_name
 
     @property
     def log(self) -> Path:
@@ -94,10 +95,11 @@ class World:
         with named(None):
             cache = self.cache()
             cache.clear_staging()  # as each run does
-            entry, _ = cache.obtain(key_of(identity), identity, partial(self._write, name))
+            entry, _ = cache.obtain(key_of(identity), identity, partial(self.write, name))
         return entry.folder
 
-    def _write(self, name: str, folder: Path) -> Built:
+    def write(self, name: str, folder: Path) -> Built:
+        """Writes the files of an entry."""
         self.said(name)
         for file, content in entry_files(name).items():
             path = folder / file
