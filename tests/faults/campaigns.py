@@ -26,9 +26,9 @@ CAMPAIGNS = (
     # The store: steps that write text, no library but the store's own.
     Entry(name="crashes", module="tests.faults.store_crashes"),
     Entry(name="power", module="tests.faults.store_power"),
+    Entry(name="order", module="tests.faults.store_order"),
     Entry(name="concurrency", module="tests.faults.store_concurrency"),
     Entry(name="damage", module="tests.faults.store_damage"),
-    Entry(name="readers", module="tests.faults.store_readers"),
     Entry(name="conditions", module="tests.faults.store_conditions"),
     # The pipeline: the real stages, files and command.
 )

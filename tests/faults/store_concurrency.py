@@ -8,7 +8,7 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,18 @@ _BUILT, _REUSED = 10, 11
 
 def run(seed: int, share: float) -> Tally:
     """All rounds, or a share of each kind."""
+    return campaign(seed, share, tuple(_ROUNDS))
+
+
+def campaign(seed: int, share: float, kinds: Sequence[str]) -> Tally:
+    """The rounds of these kinds."""
     chance = random.Random(seed)
     tally = Tally(campaign="concurrency", rows=(12, 13), seed=seed)
     start = time.monotonic()
     takeovers: list[float] = []
     with scratch() as folder:
-        for kind, rounds in _ROUNDS.items():
-            for number in range(max(1, round(share * rounds))):
+        for kind in kinds:
+            for number in range(max(1, round(share * _ROUNDS[kind]))):
                 here = folder / "round"
                 problem = _KINDS[kind](here, chance, tally, takeovers)
                 tally.record(f"{kind}, round {number}", problem)

@@ -9,6 +9,7 @@ operations into an empty folder, show in the tests that none is missed.
 from __future__ import annotations
 
 import builtins
+import errno
 import fcntl
 import io
 import os
@@ -89,11 +90,17 @@ def failing_at(chosen: int, error: int) -> Disturb:
 
 
 def failing_from(chosen: int, error: int, kinds: Iterable[str]) -> Disturb:
-    """Fails the chosen operation and all later ones of these kinds: a disk that stays full."""
+    """Fails the chosen operation and all later ones of these kinds: a disk that stays full.
+
+    A file or folder that is there already can still be opened or found.
+    """
     refused = frozenset(kinds)
 
     def disturb(number: int, operation: Operation, half: Callable[[], object]) -> None:
-        if number >= chosen and operation.kind in refused:
+        if number < chosen or operation.kind not in refused:
+            return
+        there = operation.kind in ("create", "mkdir") and Path(operation.path).exists()
+        if not there or error == errno.EROFS:
             raise OSError(error, os.strerror(error))
 
     return disturb
