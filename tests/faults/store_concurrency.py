@@ -272,7 +272,7 @@ def _differing(folder: Path, crowd: _Crowd, killed: set[int], tally: Tally) -> s
     """Every finished run directory holds the same files."""
     trees = [
         {n: d for n, d in contents(run).items() if n.count("/") and not n.startswith(".")}
-        for run in (folder / "root").glob("run*")
+        for run in (status.parent for status in (folder / "root").glob("run*/status.json"))
         if '"done"' in (run / "status.json").read_text()
     ]
     wrong = sum(tree != trees[0] for tree in trees)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.faults.tally import Tally
 
+_WIDTH = 120
 _COLUMNS = (
     ("faults", "tried"),
     ("survived", "survived"),
@@ -46,7 +47,7 @@ def printed(console: Console, tallies: Sequence[Tally], markdown: bool) -> None:
     if markdown:
         _wide(console).print(table)
     else:
-        console.print(table)
+        Console(file=console.file, width=max(console.width, _WIDTH)).print(table)
 
 
 def _wide(console: Console) -> Console:

@@ -17,7 +17,7 @@ from pathlib import Path
 from quantpipe.core.lock import held_or_busy, unshared
 from quantpipe.core.run_cache import RunCache, folder_size, raise_it
 from quantpipe.errors import ArtifactError, BusyError
-from quantpipe.files import make_folder
+from quantpipe.files import make_folder, sync_directory
 
 _MANIFEST = "manifest.json"
 _STATUS = "status.json"
@@ -219,6 +219,8 @@ def _remove(cache_root: Path, folder: Path) -> None:
     place = cache_root / "staging" / f"{folder.name}.{uuid.uuid4().hex}"
     make_folder(place.parent)
     folder.rename(place)
+    for parent in (place.parent, folder.parent):
+        sync_directory(parent)
     shutil.rmtree(place)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantpipe.errors import BusyError
-from quantpipe.files import make_folder, remove_leftovers, write_atomic
+from quantpipe.files import make_folder, remove_leftovers, temporary_beside
 
 _POLL_SECONDS = 0.5
 
@@ -120,15 +120,26 @@ def _signed(path: Path, lock: BaseFileLock) -> Iterator[None]:
     try:
         signature = path.with_suffix(".holder")
         remove_leftovers(path.parent, signature.name)
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        try:
-            write_atomic(signature, json.dumps(holder).encode())
-        except OSError:  # a full disk is no reason to do without the lock: pruning needs it
-            with suppress(OSError):
-                signature.unlink(missing_ok=True)
+        _sign(signature)
         yield
     finally:
         lock.release()
+
+
+def _sign(signature: Path) -> None:
+    """Names this process: for people, so neither synced nor a reason to fail.
+
+    On a full disk the lock can still be had, or nothing could be pruned.
+    """
+    holder = {"pid": os.getpid(), "host": socket.gethostname()}
+    temporary = temporary_beside(signature)
+    try:
+        temporary.write_text(json.dumps(holder))
+        temporary.replace(signature)
+    except OSError:
+        for path in (temporary, signature):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> BaseFileLock:

@@ -253,8 +253,8 @@ def _seal(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> 
             os.close(descriptor)
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    for directory in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        sync_directory(directory)
+    for directory in (path for path in folder.rglob("*") if path.is_dir()):
+        sync_directory(directory)  # the folder itself is synced with the manifest
     manifest = {
         "format": _FORMAT,
         "key": key,
