@@ -29,6 +29,7 @@ CAMPAIGNS = (
     Entry(name="order", module="tests.faults.store_order"),
     Entry(name="concurrency", module="tests.faults.store_concurrency"),
     Entry(name="damage", module="tests.faults.store_damage"),
+    Entry(name="readers", module="tests.faults.store_readers"),
     Entry(name="conditions", module="tests.faults.store_conditions"),
     # The pipeline: the real stages, files and command.
 )
