@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -122,5 +123,22 @@ def test_a_share_does_not_keep_out_another_share(tmp_path: Path) -> None:
     with pytest.raises(BusyError), unshared(path):
         pass
     del first, second
-    with unshared(path):
-        assert shared(path) is None
+    with unshared(path), pytest.raises(BusyError, match="held alone"):
+        shared(path)
+
+
+def test_a_share_in_a_file_that_was_replaced_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    flock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").replace(path)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BusyError, match="was replaced"):
+        shared(path)

@@ -1,6 +1,7 @@
 """Injects every fault of every campaign, counts, and prints one table.
 
 python -m tests.faults [--share 0.1] [--seed N] [--only NAME ...] [--json FILE] [--markdown]
+    [--cost FILE]
 
 Exits with 1 if a fault was not survived or a mutant of the store not noticed, with a line for each.
 """
@@ -35,6 +36,8 @@ def main() -> int:
     printed(console, [t for t in tallies if t.campaign != MUTANTS.name], arguments.markdown)
     for line in (line for tally in tallies for line in _lines(tally)):
         console.print(line, markup=False)
+    for line in _cost(arguments.cost):
+        console.print(line, markup=False)
     console.print(f"{time.monotonic() - start:.0f} s, {AT_ONCE} campaigns at a time")
     if arguments.json:
         document = {"seed": arguments.seed, "share": arguments.share}
@@ -58,6 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--only", nargs="+", choices=_names(), help="campaigns; without, all")
     parser.add_argument("--json", type=Path, help="write all counts to a file")
+    cost = "show what the store costs: the file that benchmarks/store_cost.py --json wrote"
+    parser.add_argument("--cost", type=Path, help=cost)
     parser.add_argument("--markdown", action="store_true", help="print the table for a document")
     return parser.parse_args()
 
@@ -68,6 +73,18 @@ def _lines(tally: Tally) -> Iterator[str]:
         yield f"mutants of the store: {tally.survived} of {tally.tried} caught"
     for name, value in tally.measured.items():
         yield f"{tally.campaign}: {name} {value:.3g}"
+
+
+def _cost(figures: Path | None) -> Iterator[str]:
+    """The store's share of a run, measured by a command of its own as it takes minutes."""
+    if figures is None:
+        return
+    for name, run in json.loads(figures.read_text())["runs"].items():
+        share, store = 100 * run["share"], run["store_seconds"]
+        yield (
+            f"cost, {name}: {store:.2f} s of {run['seconds']:.1f} s = {share:.2f} % for digests, "
+            "syncs, locks and copies"
+        )
 
 
 def _failures(tally: Tally) -> list[str]:

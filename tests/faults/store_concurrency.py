@@ -24,6 +24,7 @@ from quantpipe.files import sha256_bytes
 
 PROCESSES = 8
 _ROUNDS = {"same step": 60, "same pipeline": 40, "pruned": 30}
+_USES = 16  # of results, by each process of a round
 _DEADLINE_SECONDS = 30.0
 # A waiter looks twenty times a second; the rest is a machine that is busy.
 _AT_ONCE_SECONDS = 3.0
@@ -307,7 +308,7 @@ def _pruned(
 
 def _use(folder: Path, chance: random.Random) -> int:
     """Finds or makes an entry as a run does, and reads it after a while."""
-    for _ in range(8):
+    for _ in range(_USES):
         name = chance.choice("abc")
         place = World(folder).publish(name)  # its share in the entry ends here
         world, identity = World(folder), {"stage": name}

@@ -79,18 +79,26 @@ def shared(path: Path) -> Shared | None:
     """Takes a share in the lock of a file that need not be writable.
 
     Returns:
-        None where the file is not there, is being removed, or cannot be locked.
+        None where the file is not there or the file system has no such locks.
+
+    Raises:
+        BusyError: Somebody holds the file alone, or has just replaced it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
+    share = Shared(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held, there = os.fstat(descriptor), path.stat()
+    except BlockingIOError:
+        raise BusyError("is held alone", path=path) from None
     except OSError:
-        os.close(descriptor)
         return None
-    return Shared(descriptor)
+    if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+        raise BusyError("was replaced", path=path)
+    return share
 
 
 @contextmanager

@@ -136,8 +136,11 @@ class RunCache:
         """The fault of an entry (empty if it is not there) and None, or the entry."""
         if key not in self._verified:
             folder = self._object(key)
-            # Until this process ends, nobody prunes what it found whole.
-            claim = shared(folder / _MANIFEST)
+            try:
+                # Until this process ends, nobody prunes what it found whole.
+                claim = shared(folder / _MANIFEST)
+            except BusyError:  # it is just being pruned: whoever has the key's lock will see
+                return "", None
             fault, entry = _verify(folder, key) if folder.exists() else ("", None)
             if entry is None:
                 return fault, None
