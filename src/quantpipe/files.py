@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+# A disk, a quota, a limit on the size of files.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class NoRoomError(OSError):
+    """There is no room for ``needed`` bytes at a path; there may be need for more."""
+
+    def __init__(self, cause: OSError, path: Path, needed: int):
+        super().__init__(cause.errno, cause.strerror, str(path))
+        self.needed = needed
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -38,20 +50,52 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Writes ``content`` to a sibling, syncs it, and renames it over ``path``.
 
     Raises:
-        OSError: Nothing is left behind and an older ``path`` is intact.
+        NoRoomError: The disk is full.
+        OSError: Nothing is left behind, and ``path`` is what it was or, where only its folder
+            could not be synced, whole and new.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    with faults_named(path, len(content)):
+        make_folder(path.parent)
+        temporary = temporary_beside(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+@contextmanager
+def faults_named(path: Path, size: int) -> Iterator[None]:
+    """Gives the faults of writing ``size`` bytes to ``path`` what the system leaves out.
+
+    Raises:
+        NoRoomError: In place of an error that says that the disk is full.
+        OSError: With the path.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoRoomError(error, path, size) from error
+        if error.filename is None:
+            error.filename = str(path)
         raise
-    sync_directory(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, durably."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
 
 
 def temporary_beside(path: Path) -> Path:

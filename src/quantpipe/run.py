@@ -31,11 +31,13 @@ def run_plan(plan: Plan) -> None:
     """
     root = plan.settings.run_dir.absolute()
     _writable(root, "run_dir")
-    _writable(plan.settings.cache_dir.absolute(), "cache_dir")
+    limits = _read_only(plan.settings.cache_dir.absolute())
     with stop_on_signals() as stop, stop.explained(), watching(stop) as shown, named(None):
         progress = Logged(shown, root / "run.log")
         directory = RunDirectory(root, warn=progress.note)
         with directory.held():
+            if limits is not None:
+                progress.note(limits)
             _run_held(plan, directory, stop, progress)
 
 
@@ -96,6 +98,17 @@ def _exit_code_of(job: Path) -> int:
 
 def _number(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdigit() else (sys.maxsize, name)
+
+
+def _read_only(cache: Path) -> str | None:
+    """Refuses a cache that is of no use; what can only be read still serves, and is told."""
+    try:
+        _writable(cache, "cache_dir")
+    except MachineError as error:
+        if not (cache / "objects").is_dir():
+            raise
+        return f"{cache} can only be read ({error.cause}): what it holds is used, nothing is added"
+    return None
 
 
 def _writable(folder: Path, setting: str) -> None:

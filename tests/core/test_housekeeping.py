@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from quantpipe.core.housekeeping import listed, prune, verified
 from quantpipe.core.lock import held_or_busy
 from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.errors import ArtifactError
 
 DAY = 86_400.0
 SIZE = 1000
@@ -139,3 +142,68 @@ def test_a_damaged_manifest_is_still_listed(house: House) -> None:
     (kept,) = listed(house.root, house.runs)
     (kept.folder / "manifest.json").write_text("[")
     assert listed(house.root, house.runs)[0].stage == "?"
+
+
+def test_prune_leaves_what_a_run_reads_for_hours(house: House) -> None:
+    key = house.add("a", days=9)
+    run = house.cache()
+    entry = run.find(key)
+    assert entry is not None
+    then = time.time() - 9 * DAY
+    os.utime(entry.folder, (then, then))  # as after many hours of the run
+    assert house.prune(days=5) == []
+    del run
+    assert house.prune(days=5) == [key]
+
+
+def test_prune_leaves_what_was_used_since_it_was_listed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = house.add("a", days=9)
+
+    @contextmanager
+    def used_meanwhile(path: Path) -> Iterator[None]:
+        assert house.cache().find(key) is not None
+        yield
+
+    monkeypatch.setattr("quantpipe.core.housekeeping.held_or_busy", used_meanwhile)
+    assert house.prune(days=5) == []
+    assert house.keys() == [key]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": {"a": 1}}'])
+def test_prune_refuses_to_guess_what_a_run_refers_to(house: House, text: str) -> None:
+    house.refer(house.add("a", days=9))
+    run = house.runs / "deep" / "run"
+    (run / "status.json").write_text("{}")
+    (run / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match="would not be kept"):
+        house.prune(days=5)
+    assert len(house.keys()) == 1
+
+
+def test_prune_sees_runs_behind_links_and_rings_of_links(house: House, tmp_path: Path) -> None:
+    key = house.add("a", days=9)
+    house.refer(key)
+    (house.runs / "deep").rename(tmp_path / "elsewhere")
+    (house.runs / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "ring").symlink_to(house.runs)
+    assert house.prune(days=5) == []
+
+
+def test_prune_keeps_progress_that_was_saved_since_it_looked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = house.root / "progress" / "bb"
+    progress.mkdir(parents=True)
+    then = time.time() - 9 * DAY
+    os.utime(progress, (then, then))
+
+    @contextmanager
+    def saved_meanwhile(path: Path) -> Iterator[None]:
+        (progress / "state").write_text("new")
+        yield
+
+    monkeypatch.setattr("quantpipe.core.housekeeping.held_or_busy", saved_meanwhile)
+    house.prune(days=5)
+    assert (progress / "state").exists()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import time
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.core.toy import exit_code, forked
 
-from quantpipe.core.lock import held, held_or_busy
+from quantpipe.core.lock import held, held_or_busy, shared, unshared
 from quantpipe.errors import BusyError
 
 
@@ -94,3 +96,49 @@ def test_a_waiter_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
     with held(lock, waiting=told.append, still_wanted=lambda: None):
         assert len(told) == 1
     assert exit_code(holder) == 0
+
+
+def test_a_lock_can_be_had_where_its_signature_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "a.lock"
+    with held_or_busy(lock):
+        pass
+
+    def full(path: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with held_or_busy(lock):
+        assert not lock.with_suffix(".holder").exists()  # an old name would mislead
+
+
+def test_a_share_does_not_keep_out_another_share(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    assert shared(path) is None
+    path.write_text("{}")
+    first, second = shared(path), shared(path)
+    assert first is not None
+    assert second is not None
+    with pytest.raises(BusyError), unshared(path):
+        pass
+    del first, second
+    with unshared(path), pytest.raises(BusyError, match="held alone"):
+        shared(path)
+
+
+def test_a_share_in_a_file_that_was_replaced_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    flock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").replace(path)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BusyError, match="was replaced"):
+        shared(path)

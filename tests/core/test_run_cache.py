@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from tests.core.toy import die, exit_code, forked, on_file_operation
 
+from quantpipe.core.lock import unshared
 from quantpipe.core.run_cache import Built, RunCache, key_of
-from quantpipe.errors import Interrupted, MachineError
-from quantpipe.files import sha256_bytes
+from quantpipe.errors import BusyError, Interrupted, MachineError
+from quantpipe.files import NoRoomError, sha256_bytes
 
 IDENTITY = {"b": 1, "a": [1.5, "x", None]}
 KEY = "305604ee83e8727e33b9019e359ffda01bf7e47daed975798b4ad8231b3ea8ba"
@@ -321,3 +322,60 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_fault_that_says_nothing_of_an_entry_does_not_set_it_aside(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.build()
+
+    def too_many(path: Path) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("quantpipe.core.run_cache.sha256_file", too_many)
+    with pytest.raises(OSError, match="Too many open files"):
+        store.cache().find(KEY)
+    monkeypatch.undo()
+    assert store.cache().obtain(KEY, IDENTITY, never)[1]
+
+
+def test_a_full_disk_is_told_with_the_bytes_of_the_whole_entry(store: Store) -> None:
+    def fail(folder: Path) -> Built:
+        (folder / "first.bin").write_bytes(bytes(1000))
+        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise NoRoomError(cause, folder / "second.bin", 234)
+
+    with pytest.raises(NoRoomError) as caught:
+        store.cache().obtain(KEY, IDENTITY, fail)
+    assert caught.value.needed == 1234
+    assert caught.value.filename.endswith("second.bin")
+    assert not store.in_staging()
+
+
+def test_progress_left_by_a_kill_right_after_publication_goes(store: Store) -> None:
+    store.build()
+    progress = store.cache().progress_folder(KEY)
+    progress.mkdir(parents=True)
+    assert store.cache().obtain(KEY, IDENTITY, never)[1]
+    assert not progress.exists()
+
+
+def test_staging_of_other_keys_is_cleared_unless_it_is_being_written(store: Store) -> None:
+    busy, left = "b" * 64, "a" * 64
+    for key in (busy, left):
+        (store.root / "staging" / f"{key}.1").mkdir(parents=True)
+    with store.cache().lock(busy):
+        store.cache().clear_staging()
+    assert [path.name[:1] for path in store.in_staging()] == ["b"]
+
+
+def test_an_entry_that_a_run_found_is_shared_until_the_run_ends(store: Store) -> None:
+    manifest = store.build() / "manifest.json"
+    run = store.cache()
+    run.find(KEY)
+    with pytest.raises(BusyError), unshared(manifest):
+        pass
+    del run
+    with unshared(manifest):
+        assert store.cache().find(KEY) is None  # it may be gone in a moment
+    assert store.cache().find(KEY) is not None

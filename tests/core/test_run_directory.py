@@ -187,3 +187,20 @@ def test_what_an_earlier_run_placed_and_this_one_did_not_goes_unless_edited(
     assert (tmp_path / "run" / "edited" / "c.txt").read_text() == "by hand"
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert list(manifest["files"]) == ["kept/b.txt"]
+
+
+def test_steps_of_an_earlier_run_are_referred_to_until_this_one_is_over(tmp_path: Path) -> None:
+    """A run that is killed early must not give the results of the last one to pruning."""
+    root = tmp_path / "run"
+    first = RunDirectory(root, warn=print)
+    first.write_manifest("p", {"train": {"key": "old"}, "gone": {"key": "other"}})
+    second = RunDirectory(root, warn=print)
+    second.write_manifest("p", {"train": {"key": "new"}})
+    assert steps(root) == {"train": {"key": "new"}, "gone": {"key": "other"}}
+    second.remove_unclaimed()
+    second.write_manifest("p", {"train": {"key": "new"}})
+    assert steps(root) == {"train": {"key": "new"}}
+
+
+def steps(root: Path) -> object:
+    return json.loads((root / "manifest.json").read_text())["steps"]

@@ -94,7 +94,7 @@ def test_a_file_that_just_changed_is_not_remembered(copy: Path, tmp_path: Path) 
     ahead = time.time_ns() + 10**10  # as after the clock went back
     os.utime(copy / "train" / "000001.jpg", ns=(ahead, ahead))
     read(copy).fingerprint(memo)
-    remembered = json.loads(memo.read_text())
+    remembered = json.loads(memo.read_text())["images"]
     assert "000001.jpg" not in remembered
     assert len(remembered) == 17
 
@@ -106,6 +106,25 @@ def test_a_damaged_memo_only_costs_time(
     memo = tmp_path / "memo.json"
     memo.write_text(text)
     assert shapes.fingerprint(memo) == shapes.fingerprint(None)
+
+
+def test_a_digit_changed_in_a_memo_names_no_other_data_set(copy: Path, tmp_path: Path) -> None:
+    settle(copy)
+    memo = tmp_path / "memo.json"
+    expected = read(copy).fingerprint(memo)
+    whole = memo.read_bytes()
+    for position in range(0, len(whole), 37):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        memo.write_bytes(changed)
+        assert read(copy).fingerprint(memo) == expected
+
+
+def test_a_memo_that_cannot_be_written_costs_no_more_than_time(copy: Path, tmp_path: Path) -> None:
+    settle(copy)
+    (tmp_path / "file").write_text("in the way")
+    dataset = read(copy)
+    assert dataset.fingerprint(tmp_path / "file" / "memo.json") == dataset.fingerprint(None)
 
 
 def test_ground_truth_gives_back_what_was_read(

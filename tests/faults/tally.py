@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+# Told of each fault when it is counted: whether it was survived.
+WATCHERS: list[Callable[[bool], None]] = []
+
 
 @dataclass(kw_only=True)
 class Tally:
@@ -25,6 +28,7 @@ class Tally:
         code_run: Times that a file's code ran, or a file outside its root was opened.
         seconds: How long it took.
         failures: One line for each fault not survived, enough to repeat it.
+        measured: Figures of its own, by what they are.
     """
 
     campaign: str
@@ -41,6 +45,7 @@ class Tally:
     code_run: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
     def record(self, fault: str, problem: str | None) -> None:
         """Counts one fault; ``problem`` says what was not as promised."""
@@ -49,6 +54,8 @@ class Tally:
             self.survived += 1
         else:
             self.failures.append(f"{fault}: {problem}")
+        for watcher in WATCHERS:
+            watcher(problem is None)
 
 
 # A campaign: (seed, share of the full number of faults in 0..1) -> its counts.

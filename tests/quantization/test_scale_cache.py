@@ -112,6 +112,9 @@ def test_overflowing_number_is_refused(saved: Path) -> None:
     text, replaced = re.subn(r'("amax": \[\s*)[-0-9.e]+', r"\g<1>1e999", saved.read_text(), count=1)
     assert replaced == 1
     saved.write_text(text)
+    with pytest.raises(ArtifactError, match="was changed after it was written"):
+        load_scales(saved)
+    saved.write_text(re.sub(r',\s*"document_sha256": "\w+"', "", text))
     with pytest.raises(ArtifactError, match="amax of inf"):
         load_scales(saved)
 
@@ -119,3 +122,22 @@ def test_overflowing_number_is_refused(saved: Path) -> None:
 def test_a_range_that_is_none_cannot_be_made() -> None:
     with pytest.raises(ArtifactError, match="amax of 0"):
         TensorScale(name="a.input", kind="activation", axis=None, amax=(0.0,), bits=8, method="max")
+
+
+def test_every_changed_digit_is_noticed_and_one_written_by_hand_is_taken(
+    saved: Path, scales: ScaleCache
+) -> None:
+    text, refused = saved.read_text(), 0
+    for found in re.finditer(r"\d", text):
+        other = str((int(found[0]) + 1) % 10)
+        saved.write_text(text[: found.start()] + other + text[found.end() :])
+        try:
+            assert load_scales(saved) == scales  # the digest's own name, or a digit too many
+        except ArtifactError:
+            refused += 1
+    assert refused > 500
+    whole = json.loads(text)
+    del whole["document_sha256"]
+    whole["scales"][0]["amax"] = [2.5]
+    saved.write_text(json.dumps(whole))
+    assert next(iter(load_scales(saved).scales.values())).amax == (2.5,)

@@ -22,6 +22,7 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.boundary_search import most_measurements
 from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan, load_plan, save_plan
+from quantpipe.quantization.scale_cache import load_scales, save_scales
 from quantpipe.quantization.sensitivity_table import (
     SensitivityRow,
     SensitivityTable,
@@ -105,8 +106,8 @@ def test_scales_of_another_model_are_refused_with_both_digests(
     whole = load_checkpoint(calibrated["checkpoint"].path)
     ranking = table(tmp_path / "table.json", names, whole.weights_digest)
     other = replace(calibrated["scales"], path=tmp_path / "scales.json")
-    text = calibrated["scales"].path.read_text().replace(whole.weights_digest, "0" * 64)
-    other.path.write_text(text)
+    scales = load_scales(calibrated["scales"].path)
+    save_scales(other.path, replace(scales, weights_digest="0" * 64))
     inputs = {"checkpoint": calibrated["checkpoint"], "scales": other, "table": ranking}
     with pytest.raises(ArtifactError, match=r"these scales belong to weights 000.* not to"):
         run_stage("partial_quant", configured("partial_quant"), **inputs)

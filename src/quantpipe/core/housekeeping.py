@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from quantpipe.core.lock import held_or_busy
-from quantpipe.core.run_cache import RunCache
-from quantpipe.errors import BusyError
+from quantpipe.core.lock import held_or_busy, unshared
+from quantpipe.core.run_cache import RunCache, folder_size, raise_it
+from quantpipe.errors import ArtifactError, BusyError
+from quantpipe.files import make_folder, sync_directory
 
 _MANIFEST = "manifest.json"
+_STATUS = "status.json"
 _DAY = 86_400.0
-# A run that found a result goes on reading it without its lock.
+# Between the runs of a series nobody holds what the next of them will want.
 _IN_USE_SECONDS = 3_600.0
 
 
@@ -56,9 +60,13 @@ class Pruned:
 
 def listed(cache_root: Path, runs: Path) -> tuple[Kept, ...]:
     """Everything in the store, the longest unused first."""
-    referred = _referred_keys(runs)
+    return _listed(cache_root, _referred_keys(runs))
+
+
+def _listed(cache_root: Path, referred: Collection[str]) -> tuple[Kept, ...]:
     folders = (path for path in (cache_root / "objects").glob("??/*") if path.is_dir())
-    found = (_described(folder, folder.name in referred) for folder in folders)
+    described = (_described(folder, folder.name in referred) for folder in folders)
+    found = (kept for kept in described if kept is not None)
     return tuple(sorted(found, key=lambda kept: (kept.used, kept.key)))
 
 
@@ -86,8 +94,9 @@ def prune(
 ) -> Pruned:
     """Removes results that no run refers to: those too old, then the oldest until the rest fit.
 
-    What was used within the last hour stays, and so does what a process holds. Saved progress and
-    damaged entries that were set aside go by the same age, leftovers of killed writers always.
+    What was used within the last hour stays, and so does what a process makes or reads. Saved
+    progress and damaged entries that were set aside go by the same age, leftovers of killed
+    writers always.
 
     Args:
         cache_root: The store.
@@ -95,8 +104,11 @@ def prune(
         max_age_days: Since the last use; None prunes nothing by age.
         max_bytes: What the store may hold; None prunes nothing by size.
         now: Seconds since 1970.
+
+    Raises:
+        ArtifactError: A run's manifest cannot be read, so what it refers to is unknown.
     """
-    entries = listed(cache_root, runs)
+    entries = _listed(cache_root, _referred_keys(runs, strict=True))
     chosen = {kept.key for kept in _chosen(entries, max_age_days, max_bytes, now)}
     removed: list[Kept] = []
     busy: list[Kept] = []
@@ -105,7 +117,7 @@ def prune(
         if kept.key not in chosen:
             stay.append(kept)
             continue
-        done = _locked(cache_root, kept.key, partial(_remove, cache_root, kept.folder))
+        done = _locked(cache_root, kept.key, partial(_remove_unused, cache_root, kept))
         (removed if done else busy).append(kept)
     return Pruned(
         removed=tuple(removed),
@@ -131,13 +143,18 @@ def _chosen(
     return chosen
 
 
-def _described(folder: Path, referred: bool) -> Kept:
+def _described(folder: Path, referred: bool) -> Kept | None:
+    """None where it was removed as we look."""
+    try:
+        used = folder.stat().st_mtime
+    except FileNotFoundError:
+        return None
     kept = Kept(
         key=folder.name,
         folder=folder,
         stage="?",
-        size=_size(folder),
-        used=folder.stat().st_mtime,
+        size=folder_size(folder),
+        used=used,
         referred=referred,
     )
     try:
@@ -147,58 +164,90 @@ def _described(folder: Path, referred: bool) -> Kept:
         return kept
 
 
-def _referred_keys(runs: Path) -> frozenset[str]:
-    """The keys in the manifests of all run directories below a folder."""
+def _referred_keys(runs: Path, *, strict: bool = False) -> frozenset[str]:
+    """The keys in the manifests of all run directories below a folder, links followed."""
     keys: set[str] = set()
-    for manifest in runs.rglob(_MANIFEST):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    for manifest in _manifests(runs):
+        try:
             steps = json.loads(manifest.read_bytes())["steps"]
             keys.update(str(record["key"]) for record in steps.values())
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if strict and (manifest.parent / _STATUS).exists():
+                hint = "run it again, or remove it if nobody wants its results"
+                cause = "cannot be read, so the results of this run would not be kept"
+                raise ArtifactError(cause, path=manifest, hint=hint) from error
     return frozenset(keys)
 
 
-def _locked(cache_root: Path, key: str, work: Callable[[], None]) -> bool:
+def _manifests(runs: Path) -> Iterator[Path]:
+    seen = set()
+    for parent, folders, files in os.walk(runs, onerror=raise_it, followlinks=True):
+        status = Path(parent).stat()
+        place = (status.st_dev, status.st_ino)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        if _MANIFEST in files:
+            yield Path(parent) / _MANIFEST
+
+
+def _locked(cache_root: Path, key: str, work: Callable[[], bool]) -> bool:
     """Does the work under the lock of a key, or returns False where a process holds it."""
     try:
         with held_or_busy(cache_root / "locks" / f"{key}.lock"):
-            work()
+            return work()
     except BusyError:
         return False
+
+
+def _remove_unused(cache_root: Path, kept: Kept) -> bool:
+    """Removes an entry unless somebody has begun to use it since it was listed."""
+    with unshared(kept.folder / _MANIFEST):
+        if not kept.folder.exists():
+            return True
+        if kept.folder.stat().st_mtime > kept.used:
+            return False
+        _remove(cache_root, kept.folder)
     return True
 
 
 def _remove(cache_root: Path, folder: Path) -> None:
     """Takes a folder out of sight by one rename, then removes it: no half of it is ever found."""
     place = cache_root / "staging" / f"{folder.name}.{uuid.uuid4().hex}"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     folder.rename(place)
+    for parent in (place.parent, folder.parent):
+        sync_directory(parent)
     shutil.rmtree(place)
 
 
 def _clear_leftovers(cache_root: Path, max_age_days: float | None, now: float) -> int:
     """Removes what killed writers left, and old progress and quarantine; returns the bytes."""
-    aged = [*(cache_root / "progress").glob("*"), *(cache_root / "quarantine").glob("*")]
-    if max_age_days is None:
-        aged = []
-    old = [path for path in aged if now - _newest(path) > (max_age_days or 0.0) * _DAY]
+    left = dict.fromkeys((cache_root / "staging").glob("*"), -math.inf)
+    if max_age_days is not None:
+        aged = [*(cache_root / "progress").glob("*"), *(cache_root / "quarantine").glob("*")]
+        left |= dict.fromkeys(aged, max_age_days * _DAY)
     freed = 0
-    for path in [*(cache_root / "staging").glob("*"), *old]:
+    for path, age in left.items():
+        size = folder_size(path)
         key = path.name.partition(".")[0]
-        size = _size(path)
-        if _locked(cache_root, key, partial(shutil.rmtree, path, ignore_errors=True)):
+        if _locked(cache_root, key, partial(_remove_older, path, now - age)):
             freed += size
     return freed
+
+
+def _remove_older(folder: Path, then: float) -> bool:
+    """Removes a folder in which nothing is newer; asked under its lock, or it could change."""
+    if _newest(folder) >= then:
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _newest(folder: Path) -> float:
     with suppress(OSError):
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     return time.time()  # it changes as we look: in use
-
-
-def _size(folder: Path) -> int:
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            size += path.stat().st_size if path.is_file() else 0
-    return size

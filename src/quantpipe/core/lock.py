@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from quantpipe.errors import BusyError
-from quantpipe.files import remove_leftovers, write_atomic
+from quantpipe.files import make_folder, remove_leftovers, temporary_beside
 
 _POLL_SECONDS = 0.5
 
@@ -63,20 +65,93 @@ def held_or_busy(path: Path) -> Iterator[None]:
         yield
 
 
+class Shared:
+    """A share in a file's lock, held as long as this object lives.
+
+    A fork inherits it, and so may outlive its parent with it.
+    """
+
+    def __init__(self, descriptor: int):
+        weakref.finalize(self, os.close, descriptor)
+
+
+def shared(path: Path) -> Shared | None:
+    """Takes a share in the lock of a file that need not be writable.
+
+    Returns:
+        None where the file is not there or the file system has no such locks.
+
+    Raises:
+        BusyError: Somebody holds the file alone, or has just replaced it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    share = Shared(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held, there = os.fstat(descriptor), path.stat()
+    except BlockingIOError:
+        raise BusyError("is held alone", path=path) from None
+    except OSError:
+        return None
+    if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+        raise BusyError("was replaced", path=path)
+    return share
+
+
+@contextmanager
+def unshared(path: Path) -> Iterator[None]:
+    """Holds the lock of a file alone, or raises :class:`BusyError` while others share it.
+
+    A file that is not there needs no lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BusyError("a run uses it", path=path.parent) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _signed(path: Path, lock: BaseFileLock) -> Iterator[None]:
     try:
         signature = path.with_suffix(".holder")
         remove_leftovers(path.parent, signature.name)
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        write_atomic(signature, json.dumps(holder).encode())
+        _sign(signature)
         yield
     finally:
         lock.release()
 
 
+def _sign(signature: Path) -> None:
+    """Names this process: for people, so neither synced nor a reason to fail.
+
+    On a full disk the lock can still be had, or nothing could be pruned.
+    """
+    holder = {"pid": os.getpid(), "host": socket.gethostname()}
+    temporary = temporary_beside(signature)
+    try:
+        temporary.write_text(json.dumps(holder))
+        temporary.replace(signature)
+    except OSError:
+        for path in (temporary, signature):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
 def _lock(path: Path) -> BaseFileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # A soft lock (a file that exists) would outlive a crash.
     return FileLock(path, fallback_to_soft=False)
 

@@ -12,23 +12,42 @@ Layout below the root::
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from quantpipe.core.lock import held
-from quantpipe.errors import MachineError
-from quantpipe.files import canonical_json, sha256_file, sync_directory, write_json
+from quantpipe.core.lock import Shared, held, held_or_busy, shared
+from quantpipe.errors import BusyError, MachineError
+from quantpipe.files import (
+    FULL,
+    NoRoomError,
+    canonical_json,
+    make_folder,
+    sha256_file,
+    sync_directory,
+    write_json,
+)
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+# What a read says of a damaged entry. Other faults (a permission, too many open files) say nothing
+# of it, and setting a good result aside for them would cost its work.
+_DAMAGE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO),
+        *(errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +94,7 @@ class RunCache:
         self._warn = warn
         self._still_wanted = still_wanted
         self._verified: dict[str, Entry] = {}
+        self._in_use: dict[str, Shared] = {}
 
     @property
     def root(self) -> Path:
@@ -87,10 +107,27 @@ class RunCache:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Holds the one lock of a key, waiting for it if need be."""
-        path = self._root / "locks" / f"{key}.lock"
-        with held(path, waiting=self._warn, still_wanted=self._still_wanted):
+        """Holds the one lock of a key, waiting for it if need be.
+
+        Raises:
+            MachineError: The store can only be read.
+        """
+        lock = held(self._lock_file(key), waiting=self._warn, still_wanted=self._still_wanted)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock)
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+                cause = f"can only be read ({error.strerror}), and what is wanted is not in it"
+                hint = "choose a folder to write in with cache_dir="
+                raise MachineError(cause, path=self._root, hint=hint) from error
             yield
+
+    def clear_staging(self) -> None:
+        """Removes what killed writers left of any key, unless somebody is writing it again."""
+        for folder in (self._root / "staging").glob("*"):
+            self._if_free(folder.name.partition(".")[0], partial(_remove_tree, folder))
 
     def find(self, key: str) -> Entry | None:
         """The entry of a key if it is there and whole."""
@@ -100,13 +137,23 @@ class RunCache:
         """The fault of an entry (empty if it is not there) and None, or the entry."""
         if key not in self._verified:
             folder = self._object(key)
+            try:
+                # Until this process ends, nobody prunes what it found whole.
+                claim = shared(folder / _MANIFEST)
+            except BusyError:  # it is just being pruned: whoever has the key's lock will see
+                return "", None
             fault, entry = _verify(folder, key) if folder.exists() else ("", None)
             if entry is None:
                 return fault, None
-            self._verified[key] = entry
+            self._keep(entry, claim)
             with suppress(OSError):  # a store that may only be read still serves
                 os.utime(folder)  # when it was last used, for pruning
         return "", self._verified[key]
+
+    def _keep(self, entry: Entry, claim: Shared | None) -> None:
+        self._verified[entry.key] = entry
+        if claim is not None:
+            self._in_use[entry.key] = claim
 
     def obtain(
         self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
@@ -119,10 +166,13 @@ class RunCache:
         """
         entry = self.find(key)
         if entry is not None:
+            if self.progress_folder(key).exists():  # whoever published it was killed right then
+                self._if_free(key, lambda: self._drop_progress(key))
             return entry, True
         with self.lock(key):
             fault, entry = self._look(key)
             if entry is not None:
+                self._drop_progress(key)
                 return entry, True
             if fault:  # under the lock only, or a damaged entry's successor could be set aside
                 self._quarantine(self._object(key), fault)
@@ -150,32 +200,47 @@ class RunCache:
             built = write(staging)
             _seal(staging, key, identity, built)
             final = self._object(key)
-            final.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(final.parent)
             staging.rename(final)
             sync_directory(final.parent)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+        except BaseException as error:
+            size = folder_size(staging)
+            _remove_tree(staging)
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise _no_room(error, staging, size) from error
             raise
-        shutil.rmtree(self.progress_folder(key), ignore_errors=True)
+        self._drop_progress(key)
+        claim = shared(final / _MANIFEST)
         fault, entry = _verify(final, key)
         if entry is None:
             hint = "the disk may be failing; the next run sets it aside"
             raise MachineError(f"cannot be read back: {fault}", path=final, hint=hint)
-        self._verified[key] = entry
+        self._keep(entry, claim)
         return entry
+
+    def _drop_progress(self, key: str) -> None:
+        _remove_tree(self.progress_folder(key))
+
+    def _if_free(self, key: str, work: Callable[[], None]) -> None:
+        """Does the work under the lock of a key, unless somebody has it or nothing may change."""
+        with suppress(BusyError, OSError), held_or_busy(self._lock_file(key)):
+            work()
 
     def _clear_staging(self, key: str) -> None:
         """Removes what a killed writer left; the lock is held, so none is alive."""
         for folder in (self._root / "staging").glob(f"{key}.*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_tree(folder)
 
     def _quarantine(self, folder: Path, fault: str) -> None:
         place = self._root / "quarantine" / f"{folder.name}.{uuid.uuid4().hex[:8]}"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         folder.rename(place)
         self._warn(
             f"cache entry {folder.name[:12]} is damaged ({fault}); set aside, to be built again"
         )
+
+    def _lock_file(self, key: str) -> Path:
+        return self._root / "locks" / f"{key}.lock"
 
     def _object(self, key: str) -> Path:
         return self._root / "objects" / key[:2] / key
@@ -192,8 +257,8 @@ def _seal(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> 
             os.close(descriptor)
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    for directory in sorted({path.parent for path in _files(folder)}):
-        sync_directory(directory)
+    for directory in (path for path in folder.rglob("*") if path.is_dir()):
+        sync_directory(directory)  # the folder itself is synced with the manifest
     manifest = {
         "format": _FORMAT,
         "key": key,
@@ -223,8 +288,10 @@ def _verify(folder: Path, key: str) -> tuple[str, Entry | None]:
             if path.stat().st_size != recorded["size"] or sha256_file(path) != recorded["sha256"]:
                 return f"digest of {name} differs", None
     except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
         return f"{error.strerror}: {Path(error.filename or folder).name}", None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "its manifest cannot be read", None
     return "", Entry(
         key=key,
@@ -235,6 +302,36 @@ def _verify(folder: Path, key: str) -> tuple[str, Entry | None]:
     )
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they can be told."""
+    size = 0
+    with suppress(OSError):
+        for path in folder.rglob("*"):
+            size += path.lstat().st_size if path.is_file() else 0
+    return size
+
+
+def _no_room(error: OSError, staging: Path, size: int) -> NoRoomError:
+    """What of an entry was written already counts: its place was given back."""
+    path = Path(error.filename or staging)
+    more = error.needed if isinstance(error, NoRoomError) else 0
+    return NoRoomError(error, path, size + more)
+
+
+def _remove_tree(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _files(folder: Path) -> list[Path]:
     """Everything below a folder that is not a folder, symbolic links included, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=raise_it):
+        here = Path(parent)
+        found += [here / name for name in files]
+        found += [here / name for name in folders if (here / name).is_symlink()]
+    return sorted(found)
+
+
+def raise_it(error: OSError) -> NoReturn:
+    """For ``os.walk``, to which a folder that cannot be read is an empty one."""
+    raise error

@@ -17,7 +17,15 @@ from typing import Any
 
 from quantpipe.core.lock import held_or_busy
 from quantpipe.core.run_cache import Entry
-from quantpipe.files import remove_leftovers, sha256_file, temporary_beside, write_json
+from quantpipe.files import (
+    faults_named,
+    make_folder,
+    remove_leftovers,
+    sha256_file,
+    sync_directory,
+    temporary_beside,
+    write_json,
+)
 
 _MANIFEST = "manifest.json"
 
@@ -28,7 +36,9 @@ class RunDirectory:
     def __init__(self, root: Path, *, warn: Callable[[str], None]):
         self._root = root
         self._warn = warn
-        self._placed: dict[str, str] = _recorded_digests(root / _MANIFEST)
+        recorded = _recorded(root / _MANIFEST)
+        self._placed: dict[str, str] = _texts(recorded.get("files"))
+        self._earlier: dict[str, Any] = dict(recorded.get("steps") or {})
         self._claimed: set[str] = set()
 
     @property
@@ -46,6 +56,7 @@ class RunDirectory:
     def place(self, step: str, entry: Entry) -> None:
         """Copies the files of an entry to ``<step>/``, dots in the step's name as folders."""
         folder = self._root / Path(*step.split("."))
+        fresh: set[Path] = set()
         for name, digest in entry.digests.items():
             target = folder / name
             relative = target.relative_to(self._root).as_posix()
@@ -54,9 +65,16 @@ class RunDirectory:
                 continue
             _copy(entry.folder / name, target)
             self._placed[relative] = digest
+            fresh.add(target.parent)
+        for parent in fresh:
+            sync_directory(parent)
 
     def remove_unclaimed(self) -> None:
-        """Removes what an earlier run placed here and this one did not; edited files stay."""
+        """Removes what an earlier run placed here and this one did not; edited files stay.
+
+        The next manifest names the steps of this run alone.
+        """
+        self._earlier = {}
         for relative in sorted(set(self._placed) - self._claimed):
             digest = self._placed.pop(relative)
             path = self._root / relative
@@ -80,12 +98,16 @@ class RunDirectory:
         return False
 
     def write_manifest(self, pipeline: str, steps: Mapping[str, Any]) -> None:
-        """Writes what has been done so far; called after every step."""
+        """Writes what has been done so far; called after every step.
+
+        Steps of an earlier run stay in it until this one is over: their results are still
+        referred to, and not to be pruned.
+        """
         write_json(
             self._root / _MANIFEST,
             {
                 "pipeline": pipeline,
-                "steps": dict(steps),
+                "steps": self._earlier | dict(steps),
                 "files": dict(sorted(self._placed.items())),
             },
         )
@@ -96,25 +118,34 @@ class RunDirectory:
         write_json(self._root / "status.json", status)
 
 
-def _recorded_digests(manifest: Path) -> dict[str, str]:
+def _recorded(manifest: Path) -> dict[str, Any]:
     try:
-        recorded = json.loads(manifest.read_bytes())["files"]
-        return {str(name): str(digest) for name, digest in recorded.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        recorded = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    if not isinstance(recorded, dict):
+        return {}
+    return {name: value for name, value in recorded.items() if isinstance(value, dict)}
+
+
+def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (values or {}).items()}
 
 
 def _copy(source: Path, target: Path) -> None:
     """A real copy under its final name only once whole; shares blocks where the disk can."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(target)
-    try:
-        with source.open("rb") as reader, temporary.open("wb") as writer:
-            _copy_blocks(reader.fileno(), writer.fileno(), source.stat().st_size)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    size = source.stat().st_size
+    with faults_named(target, size):
+        make_folder(target.parent)
+        temporary = temporary_beside(target)
+        try:
+            with source.open("rb") as reader, temporary.open("wb") as writer:
+                _copy_blocks(reader.fileno(), writer.fileno(), size)
+                os.fsync(writer.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _copy_blocks(reader: int, writer: int, size: int) -> None:

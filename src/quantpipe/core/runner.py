@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,10 @@ from quantpipe.errors import (
     MachineError,
     QuantpipeError,
 )
+from quantpipe.files import FULL, NoRoomError
 from quantpipe.progress import Progress
 
+_MIB = 1 << 20
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -94,6 +95,7 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
     """
     records: dict[str, StepRecord] = {}
     directory = runner.run_directory
+    runner.cache.clear_staging()
     for number, step in enumerate(pipeline.steps, start=1):
         runner.stop.raise_if_set()
         directory.write_status("running", step.name)
@@ -233,9 +235,15 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _from_os_error(error: OSError, step: str | None) -> MachineError:
     cause = error.strerror or str(error)
     hint = "see that the path can be written and read"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(_existing(Path(error.filename or "."))).free / 2**20
-        hint = f"{free:.0f} MiB are free there; make room or set cache_dir and run_dir elsewhere"
+    if error.errno in FULL:
+        free = shutil.disk_usage(_existing(Path(error.filename or "."))).free / _MIB
+        needed = ""
+        if isinstance(error, NoRoomError):
+            needed = f"at least {error.needed / _MIB:.1f} MiB are needed and "
+        hint = (
+            f"{needed}{free:.1f} MiB are free there; "
+            "make room or set cache_dir and run_dir elsewhere"
+        )
     fault = MachineError(cause, path=error.filename, hint=hint)
     fault.stage = step
     return fault

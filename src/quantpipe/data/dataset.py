@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.errors import DataError
-from quantpipe.files import canonical_json, sha256_file, write_json
+from quantpipe.files import canonical_json, sha256_bytes, sha256_file, write_json
 
 # A file changed within this many nanoseconds may change again under the same time stamp.
 _SETTLED_NS = 50_000_000
@@ -166,7 +167,8 @@ def _image_digests(images: Sequence[ImageRecord], root: Path, memo: Path | None)
         )
     fresh = {name: entry for name, entry in zip(names, found, strict=True) if entry[0]}
     if memo is not None and any(known.get(name) != entry for name, entry in fresh.items()):
-        write_json(memo, known | fresh)
+        with suppress(OSError):  # it only saves time: a store that can only be read has none
+            _write_memo(memo, known | fresh)
     return [digest for _, digest in found]
 
 
@@ -187,12 +189,19 @@ def _digest(path: Path, known: list[str] | None) -> list[str]:
 def _read_memo(path: Path) -> dict[str, list[str]]:
     """Returns the entries of a memo; a missing or damaged one is empty, as it only saves time."""
     try:
-        entries = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        document = json.loads(path.read_bytes())
+        entries = document["images"]
+        # A digest of an image with a digit changed would name another data set.
+        if document["sha256"] != sha256_bytes(canonical_json(entries).encode()):
+            return {}
+        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {name: entry for name, entry in entries.items() if _is_entry(entry)}
+
+
+def _write_memo(path: Path, entries: Mapping[str, list[str]]) -> None:
+    digest = sha256_bytes(canonical_json(entries).encode())
+    write_json(path, {"sha256": digest, "images": dict(entries)})
 
 
 def _is_entry(entry: object) -> bool:

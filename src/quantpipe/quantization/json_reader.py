@@ -1,4 +1,4 @@
-"""Reading the JSON artifacts of this package, refusing what is damaged or foreign."""
+"""Writing and reading the JSON artifacts of this package, refusing what is damaged or foreign."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import ArtifactError
+from quantpipe.files import canonical_json, sha256_bytes, write_json
+
+_DIGEST = "document_sha256"
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all, and the digest of the rest as its last entry."""
+    write_json(path, {**document, _DIGEST: _digest(document)})
 
 
 def read_document(path: Path, expected_format: str, version: int) -> dict[str, Any]:
     """Returns the JSON object in a file after checking its ``format`` and ``version``.
 
+    An object that names its digest must match it; one written by hand need not name any.
+
     Raises:
-        ArtifactError: Unreadable, not JSON, NaN or infinite numbers, another format or version.
+        ArtifactError: Unreadable, not JSON, NaN or infinite numbers, another format or version,
+            or not what was written.
     """
     try:
         document = json.loads(path.read_bytes(), parse_constant=_refuse)
@@ -29,7 +40,24 @@ def read_document(path: Path, expected_format: str, version: int) -> dict[str, A
             path=path,
             hint=f"this release reads version {version}",
         )
+    digest = document.pop(_DIGEST, None)
+    if digest is not None and not _matches(document, digest):
+        raise ArtifactError(
+            f"was changed after it was written; without its entry {_DIGEST} it is taken as it is",
+            path=path,
+        )
     return document
+
+
+def _matches(document: dict[str, Any], digest: Any) -> bool:
+    try:
+        return bool(digest == _digest(document))
+    except ValueError:  # a number that became infinite
+        return False
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return sha256_bytes(canonical_json(document).encode())
 
 
 def expect(document: Any, key: str, kind: type[Any]) -> Any:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
-from quantpipe.files import write_json
-from quantpipe.quantization.json_reader import expect, read_document
+from quantpipe.quantization.json_reader import expect, read_document, write_document
 from quantpipe.quantization.sensitivity_table import SensitivityTable
 
 FORMAT = "quantpipe-plan"
@@ -226,7 +225,7 @@ def explained(
 
 def save_plan(path: Path, plan: PrecisionPlan) -> None:
     """Writes the plan as JSON, whole or not at all."""
-    write_json(path, plan.to_document())
+    write_document(path, plan.to_document())
 
 
 def load_plan(path: Path) -> PrecisionPlan:

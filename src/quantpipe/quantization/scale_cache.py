@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpipe.errors import ArtifactError
-from quantpipe.files import write_json
-from quantpipe.quantization.json_reader import expect, read_document
+from quantpipe.quantization.json_reader import expect, read_document, write_document
 
 FORMAT = "quantpipe-scales"
 VERSION = 2
@@ -172,7 +171,7 @@ def build_scale_cache(
 
 def save_scales(path: Path, cache: ScaleCache) -> None:
     """Writes the cache as JSON, whole or not at all."""
-    write_json(path, cache.to_document())
+    write_document(path, cache.to_document())
 
 
 def load_scales(path: Path) -> ScaleCache:

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from quantpipe.detector.foreign.tensors import canonical
 from quantpipe.errors import ArtifactError
-from quantpipe.files import write_atomic, write_json
-from quantpipe.quantization.json_reader import expect, read_document
+from quantpipe.files import write_atomic
+from quantpipe.quantization.json_reader import expect, read_document, write_document
 
 FORMAT = "quantpipe-sensitivity"
 VERSION = 2
@@ -159,7 +159,7 @@ def save_table(path: Path, table: SensitivityTable) -> None:
         "weights_digest": table.weights_digest,
         "rows": [asdict(row) for row in table.rows],
     }
-    write_json(path, document)
+    write_document(path, document)
 
 
 def load_table(path: Path) -> SensitivityTable:
