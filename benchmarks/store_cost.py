@@ -41,7 +41,7 @@ QUICK = (
     "sensitivity.num_images=16",
     "evaluate.num_runs=3",
     "evaluate.num_warmup=1",
-    "evaluate.num_parity_images=8",
+    "evaluate.parity.num_images=8",
     "evaluate.num_examples=1",
 )
 _TIMED = "--timed"

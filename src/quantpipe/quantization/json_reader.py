@@ -40,8 +40,9 @@ def read_document(path: Path, expected_format: str, version: int) -> dict[str, A
             path=path,
             hint=f"this release reads version {version}",
         )
+    named = _DIGEST in document
     digest = document.pop(_DIGEST, None)
-    if digest is not None and not _matches(document, digest):
+    if named and not _matches(document, digest):
         raise ArtifactError(
             f"was changed after it was written; without its entry {_DIGEST} it is taken as it is",
             path=path,
