@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from quantpipe import __version__
 from quantpipe.config import Plan
 from quantpipe.core.runner import StepRecord
 from quantpipe.engines.hardware import processor
+from quantpipe.installed import installed_versions
 from quantpipe.progress import Progress
 from quantpipe.report.summary import (
     Measurement,
@@ -85,7 +85,7 @@ def _run_info(plan: Plan, started: datetime, seconds: float) -> RunInfo:
         "hardware": processor(),
         "model": f"{model['name']} at {model['image_size']} px",
         "data": str(data.get("root") or data["format"]),
-        "versions": {"quantpipe": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "versions": {"quantpipe": __version__, **installed_versions(_LIBRARIES)},
     }
 
 

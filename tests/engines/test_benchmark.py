@@ -60,11 +60,6 @@ def test_each_round_runs_all_and_begins_with_another() -> None:
     assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
 
 
-def test_images_per_second_counts_the_whole_batch() -> None:
-    result, _ = _timed(0, 5, lambda name, n: 4.0)
-    assert result["a"].images_per_second(32) == pytest.approx(8000.0)
-
-
 def test_throughput_is_of_the_median_run_after_the_first() -> None:
     clock, taken = Clock(), iter([900.0, 4.0, 8.0, 100.0])
 

@@ -126,10 +126,10 @@ def _damage_entry(house: _House, chance: random.Random, share: float, tally: Tal
         number = max(1, round(_PER_CACHE_FILE * share))
         for mutation in mutations((house.entry / name).read_bytes(), chance, number):
             path = house.entry / name
-            harmless = name == _MANIFEST and _says_the_same(path, mutation.content)
+            if name == _MANIFEST and _says_the_same(path, mutation.content):
+                continue
             _put(path, mutation.content)
-            problem = None if harmless else _rebuilt(house, tally)
-            tally.record(f"cache entry, {name} {mutation.what}", problem)
+            tally.record(f"cache entry, {name} {mutation.what}", _rebuilt(house, tally))
 
 
 def _says_the_same(manifest: Path, content: bytes | None) -> bool:

@@ -15,6 +15,7 @@ from tests.faults import (
     store_mutants,
     store_order,
     store_power,
+    store_readers,
 )
 from tests.faults.tally import Campaign, Tally
 
@@ -24,6 +25,7 @@ _SHARES: dict[str, tuple[Campaign, float, int]] = {
     "order": (store_order.run, 1.0, 8),
     "concurrency": (store_concurrency.run, 0.1, 10),
     "conditions": (store_conditions.run, 0.2, 10),
+    "readers": (store_readers.run, 0.1, 30),
 }
 
 

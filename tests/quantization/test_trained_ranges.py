@@ -4,15 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from quantpipe.quantization.fake_quantize import quantize, quantize_to_train
 from quantpipe.quantization.precision_plan import all_int8
 from quantpipe.quantization.ranges import Averaged
 from quantpipe.quantization.scale_cache import ScaleCache, load_scales, save_scales
 from quantpipe.quantization.trained_ranges import (
-    refresh_weight_scales,
     scales_after_training,
     scales_of,
 )
@@ -45,31 +41,6 @@ def test_weight_ranges_follow_the_weights(
     assert trained.scales["left.weight"] == scales.scales["left.weight"]
     save_scales(tmp_path / "s.json", trained)
     assert load_scales(tmp_path / "s.json") == trained
-
-
-def test_refresh_reads_the_weights_of_a_float_or_quantized_network(
-    network: SmallNetwork, scales: ScaleCache
-) -> None:
-    quantized = quantize(network, scales)
-    for changed in (network, quantized):
-        changed.up.weight.data *= 3.0
-        changed.stem.weight.data[1] = 0.0
-        fresh = refresh_weight_scales(scales, changed, weights_digest="new")
-        assert fresh.weights_digest == "new"
-        assert fresh.scales["up.weight"].amax == (float(changed.up.weight.detach().abs().max()),)
-        # A channel that died keeps a usable range.
-        assert fresh.scales["stem.weight"].amax[1] == scales.scales["stem.weight"].amax[1]
-        assert fresh.scales["up.input"] == scales.scales["up.input"]
-
-
-def test_refreshed_scales_reproduce_ranges_that_follow(
-    network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
-) -> None:
-    network.down.weight.data *= 1.7
-    current = quantize_to_train(network, scales, None, rule=AVERAGED, groups=())
-    fresh = quantize(network, refresh_weight_scales(scales, network, weights_digest="new"))
-    with torch.no_grad():
-        assert torch.equal(current(batches[0]), fresh(batches[0]))
 
 
 def test_bias_corrections_outlast_training(network: SmallNetwork, scales: ScaleCache) -> None:

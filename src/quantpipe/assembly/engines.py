@@ -11,7 +11,7 @@ from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
 from quantpipe.engines.onnxruntime_providers import PROVIDERS
 from quantpipe.engines.tensorrt_version import installed_tensorrt
 from quantpipe.engines.timing_cache import TimingCache
-from quantpipe.errors import ArtifactError
+from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.export.calibration_cache import read_calibration_cache
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import read_graph, write_graph
@@ -122,5 +122,9 @@ def _takes_types_from_graph(engine: str, floats: Precision, *, calibration_cache
     if engine != "tensorrt":
         return engine in PROVIDERS
     version = installed_tensorrt()
-    assert version is not None  # checked before any work
+    if version is None:
+        raise MachineError(
+            "TensorRT is here, but not as an installed distribution that tells its version",
+            hint="pip install 'quantpipe[tensorrt]'",
+        )
     return version.takes_types_from_graph(calibration_cache=calibration_cache)

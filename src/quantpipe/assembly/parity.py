@@ -9,30 +9,32 @@ computes something else, it does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.assembly.images import measure, predictor
+from quantpipe.assembly.images import num_batches, predictor
 from quantpipe.assembly.networks import Loaded
 from quantpipe.assembly.variants import OpenVariant
 from quantpipe.data.dataset import DetectionDataset
+from quantpipe.data.loader import evaluation_batches
 from quantpipe.errors import ArtifactError, DataError
 from quantpipe.evaluation.accuracy import (
     ImageDetections,
     Suppression,
     agreement,
+    detect,
     score,
 )
 from quantpipe.export.verify import Parity, compare, reach, together
 from quantpipe.progress import Progress
 from quantpipe.settings.parity import ParitySettings
 
-_ROUNDING = 1e-4
+_CONFIDENT = 0.3
 FloatArray = NDArray[np.float32]
 
 
@@ -46,7 +48,8 @@ class MeasuredParity:
         distance: Between their predictions; None where the engine gives detections instead.
         agreement: Average precision of the engine's detections against those the network is
             confident of; None where it is confident of none.
-        map_delta: mAP of the engine less that of the network, a fraction of one.
+        map_delta: mAP of the engine less that of the network, a fraction of one; None where the
+            images show no object.
         fault: What is too far apart, or None.
     """
 
@@ -54,7 +57,7 @@ class MeasuredParity:
     num_images: int
     distance: Parity | None
     agreement: float | None
-    map_delta: float
+    map_delta: float | None
     fault: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -99,27 +102,73 @@ def measure_parity(
         description: What the bar says.
     """
     few = dataset.subset(range(min(settings.num_images, len(dataset.images))))
+    mine, truth = found[: len(few.images)], few.coco_ground_truth()
     both = _Both(variant, loaded, device)
-    result, reference = measure(
+    reference = detect(
         both,
-        few,
-        image_size=variant.image_size,
-        batch_size=batch_size,
-        progress=progress,
-        description=description,
+        evaluation_batches(few, image_size=variant.image_size, batch_size=batch_size),
+        {image["id"]: (image["width"], image["height"]) for image in truth["images"]},
         suppression=suppression,
+        num_batches=num_batches(len(few.images), batch_size),
+        description=description,
+        progress=progress,
     )
-    mine = found[: len(few.images)]
-    same = score(mine, few.coco_ground_truth(), few.category_ids, by_size=False)
-    agreed = _agreement(reference, mine, few.class_names)
+    if variant.detects:
+        reference = [_as_many(image, both.num_rows) for image in reference]
+    agreed = _agreement(reference, mine, few.class_names, _confident(mine, variant.detects))
     return MeasuredParity(
         reference="float" if loaded.scales is None else "fake-quantized",
         num_images=len(few.images),
         distance=both.distance,
         agreement=agreed,
-        map_delta=same.map - result.map,
-        fault=_fault(both, variant.precision, agreed, settings),
+        map_delta=_map_delta(reference, mine, truth, few.category_ids),
+        fault=fault_of(
+            Apart(
+                distance=both.distance,
+                effect=both.effect,
+                from_float=both.from_float,
+                reach=both.reach,
+                agreement=agreed,
+            ),
+            variant.float_precision,
+            settings,
+        ),
     )
+
+
+def _as_many(image: ImageDetections, count: int) -> ImageDetections:
+    """The most confident detections, as many as a graph with suppression hands out."""
+    return replace(
+        image, boxes=image.boxes[:count], scores=image.scores[:count], labels=image.labels[:count]
+    )
+
+
+def _confident(found: Sequence[ImageDetections], detects: bool) -> float:
+    """What a detection of the network has to exceed to be missed where the engine lacks it.
+
+    A graph with suppression hands out nothing below its own threshold, which is not known here: it
+    is no higher than the least confident detection.
+    """
+    if not detects:
+        return _CONFIDENT
+    lowest = [float(image.scores.min()) for image in found if len(image.scores)]
+    return max(_CONFIDENT, min(lowest, default=0.0))
+
+
+def _map_delta(
+    reference: Sequence[ImageDetections],
+    candidate: Sequence[ImageDetections],
+    truth: Mapping[str, Any],
+    category_ids: Sequence[int],
+) -> float | None:
+    """The difference in mAP; None where the images show no object."""
+    try:
+        theirs, mine = (
+            score(found, truth, category_ids, by_size=False).map for found in (reference, candidate)
+        )
+    except DataError:
+        return None
+    return mine - theirs
 
 
 class _Both:
@@ -131,10 +180,12 @@ class _Both:
         self._original = None if loaded.scales is None else predictor(loaded.network, device)
         self._parts: dict[str, list[tuple[int, Parity]]] = {}
         self.reach = 1.0
+        self.num_rows = 0
 
     def __call__(self, images: FloatArray) -> FloatArray:
         expected, actual = self._network(images), self._engine(images)
         self.reach = max(self.reach, reach(expected, images))
+        self.num_rows = actual.shape[1]
         if not self._detects:
             self._add("distance", images, expected, actual)
             if self._original is not None:
@@ -169,30 +220,56 @@ def _agreement(
     reference: Sequence[ImageDetections],
     candidate: Sequence[ImageDetections],
     class_names: Sequence[str],
+    confidence: float,
 ) -> float | None:
     try:
-        return agreement(reference, candidate, class_names).map
+        return agreement(reference, candidate, class_names, confidence=confidence).map
     except DataError:
         return None
 
 
-def _fault(
-    both: _Both, precision: str, agreed: float | None, settings: ParitySettings
-) -> str | None:
-    if both.distance is None:  # detections instead of predictions
-        if agreed is None or agreed >= settings.min_agreement:
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """How far an engine and its network are apart.
+
+    Attributes:
+        distance: Between their predictions; None where the engine gives detections instead.
+        effect: Between the float network and the fake-quantized one; None for a float engine.
+        from_float: Between the float network and the engine; None for a float engine.
+        reach: Image sides that the largest box spans, at least 1.
+        agreement: Of detections, or None.
+    """
+
+    distance: Parity | None
+    effect: Parity | None
+    from_float: Parity | None
+    reach: float
+    agreement: float | None
+
+
+def fault_of(apart: Apart, float_precision: str, settings: ParitySettings) -> str | None:
+    """Returns what is past its limit, or None.
+
+    Args:
+        apart: What was measured.
+        float_precision: ``fp32`` or ``half``: what the float layers of the engine run in.
+        settings: The limits. What an INT8 engine leaves in float may be as far off as a float
+            engine, beyond what quantization does.
+    """
+    if apart.distance is None:
+        if apart.agreement is None or apart.agreement >= settings.min_agreement:
             return None
-        return f"detections agree to {agreed:.3f}, less than {settings.min_agreement}"
-    if both.effect is not None and both.from_float is not None:
-        factor, mine, what = settings.int8_limit, both.from_float, "the float network"
-        boxes, scores = factor * both.effect.box_mean_abs, factor * both.effect.score_mean_abs
-    else:
-        limits = settings.half if precision == "half" else settings.float32
-        mine, what = both.distance, "the network"
-        boxes, scores = limits.box_mean_abs * both.reach, limits.score_mean_abs
-    if mine.box_mean_abs > boxes + _ROUNDING:
+        return f"detections agree to {apart.agreement:.3f}, less than {settings.min_agreement}"
+    limits = settings.half if float_precision == "half" else settings.float32
+    boxes, scores = limits.box_mean_abs * apart.reach, limits.score_mean_abs
+    mine, what = apart.distance, "the network"
+    if apart.effect is not None and apart.from_float is not None:
+        mine, what = apart.from_float, "the float network"
+        boxes += settings.int8_limit * apart.effect.box_mean_abs
+        scores += settings.int8_limit * apart.effect.score_mean_abs
+    if mine.box_mean_abs > boxes:
         return f"boxes lie {mine.box_mean_abs:.3g} px from {what}'s on average, allowed {boxes:.3g}"
-    if mine.score_mean_abs > scores + _ROUNDING:
+    if mine.score_mean_abs > scores:
         return f"scores lie {mine.score_mean_abs:.3g} from {what}'s, allowed {scores:.3g}"
     return None
 

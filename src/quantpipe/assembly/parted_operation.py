@@ -15,12 +15,13 @@ from quantpipe.assembly.engines import typed_source
 from quantpipe.assembly.networks import Loaded, predict_with
 from quantpipe.engines.engine import BuildSettings, build_engine, load_engine
 from quantpipe.engines.engine_file import EngineHeader
+from quantpipe.errors import ArtifactError
 from quantpipe.export.graph_operations import operation_producers
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.export.parting import first_parted, graph_until
 
 # Of the mean of what an operation computes: what rounding may do to it, by the engine's arithmetic.
-_FLOOR = {"f32": 1e-3, "half": 0.03, "int8": 1e-3}
+_FLOOR = {"f32": 1e-3, "half": 0.03}
 
 
 def parted_operation(
@@ -38,15 +39,24 @@ def parted_operation(
         header: Of the engine that is too far from its network.
         graph: What it was built from.
         loaded: The network, deployed.
-        images: (B, 3, S, S), few.
+        images: (1, 3, S, S); repeated where the graph has a fixed batch.
         int8_limit: Mean distance from the float network that passes, in those of the fake-quantized
             one.
         folder: For graphs and engines on the way.
 
     Returns:
         None where all operations agree: what comes after them does not.
+
+    Raises:
+        QuantpipeError: The graph is not that of the network, or a part of it cannot be built.
     """
     model = read_graph(graph)
+    if header.precision == "int8" and not any(
+        node.op_type == "QuantizeLinear" for node in model.graph.node
+    ):
+        raise ArtifactError("holds no ranges: they came from a calibration cache", path=graph)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    images = np.repeat(images, batch, axis=0)
     look = _Look(header, model, loaded, images, int8_limit, folder)
     return first_parted(operation_producers(model), look)
 
@@ -65,11 +75,13 @@ class _Look:
     ):
         self._header, self._model, self._loaded = header, model, loaded
         self._images, self._limit, self._folder = images, int8_limit, folder
+        quantized = header.precision == "int8"
+        self._floor = _FLOOR[header.float_precision if quantized else header.precision]
 
     def __call__(self, operation: str) -> bool:
         floats = self._computed(self._loaded.network, operation)
         engine = self._engine_result(operation)
-        allowed = _FLOOR[self._header.precision] * np.abs(floats).mean()
+        allowed = self._floor * np.abs(floats).mean()
         if self._loaded.scales is not None:
             simulated = self._computed(self._loaded.quantized, operation)
             allowed += self._limit * np.abs(simulated - floats).mean()
@@ -78,7 +90,10 @@ class _Look:
     def _computed(self, network: nn.Module, operation: str) -> NDArray[np.float64]:
         """What a network's operation computes, the first time that it runs."""
         results: list[Tensor] = []
-        module = network.get_submodule(operation)
+        try:
+            module = network.get_submodule(operation)
+        except AttributeError:
+            raise ArtifactError(f"the network has no operation '{operation}'") from None
         handle = module.register_forward_hook(lambda *call: results.append(call[2]))
         device = next(network.parameters()).device
         try:

@@ -25,6 +25,7 @@ class OpenVariant:
         name: As wired into the step.
         predict: Images (B, 3, S, S) to predictions (B, A, 5 + C), as arrays.
         precision: fp32, half or int8.
+        float_precision: What its float layers run in: fp32 or half.
         engine: The library that runs it.
         image_size: S.
         mib: Size of its file.
@@ -37,6 +38,7 @@ class OpenVariant:
     name: str
     predict: Predictor
     precision: str
+    float_precision: str
     engine: str
     image_size: int
     mib: float
@@ -75,6 +77,7 @@ def _open_engine(
         name=name,
         predict=engine.run,
         precision=_SHOWN[header.precision],
+        float_precision=_SHOWN[header.float_precision if quantized else header.precision],
         engine=header.engine,
         image_size=header.image_size,
         mib=network_bytes(artifact.path) / 2**20,
@@ -97,6 +100,7 @@ def _open_checkpoint(
         name=name,
         predict=predictor(network, context.device),
         precision="fp32",
+        float_precision="fp32",
         engine="torch",
         image_size=checkpoint.image_size,
         mib=artifact.path.stat().st_size / 2**20,

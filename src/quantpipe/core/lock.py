@@ -112,12 +112,13 @@ def unshared(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         yield
         return
+    except OSError as error:  # a link in its place, say
+        raise BusyError(f"cannot be locked ({error.strerror})", path=path) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BusyError("a run uses it", path=path.parent) from None
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError("a run uses it", path=path.parent) from None
         yield
     finally:
         os.close(descriptor)

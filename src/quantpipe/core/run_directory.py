@@ -36,10 +36,10 @@ class RunDirectory:
     def __init__(self, root: Path, *, warn: Callable[[str], None]):
         self._root = root
         self._warn = warn
-        recorded = _recorded(root / _MANIFEST)
-        self._placed: dict[str, str] = _texts(recorded.get("files"))
-        self._earlier: dict[str, Any] = dict(recorded.get("steps") or {})
+        self._placed: dict[str, str] = {}
+        self._earlier: dict[str, Any] = {}
         self._claimed: set[str] = set()
+        self._recall()
 
     @property
     def root(self) -> Path:
@@ -51,7 +51,14 @@ class RunDirectory:
         """Holds the folder; raises :class:`~quantpipe.errors.BusyError` if another run does."""
         with held_or_busy(self._root / ".lock"):
             remove_leftovers(self._root)
+            self._recall()  # another run may have ended here meanwhile
             yield
+
+    def _recall(self) -> None:
+        """Reads what the last run here left."""
+        recorded = _recorded(self._root / _MANIFEST)
+        self._placed = _texts(recorded.get("files"))
+        self._earlier = dict(recorded.get("steps") or {})
 
     def place(self, step: str, entry: Entry) -> None:
         """Copies the files of an entry to ``<step>/``, dots in the step's name as folders."""

@@ -28,10 +28,6 @@ class Latency:
     mean: float
     num_runs: int
 
-    def images_per_second(self, batch_size: int) -> float:
-        """Returns the throughput of ``batch_size`` images a run, one run after another."""
-        return 1000.0 * batch_size / self.p50
-
 
 def measure_latency(
     runs: Mapping[str, Callable[[], object]],

@@ -45,6 +45,7 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto):
         self.nodes = {node.name: node for node in model.graph.node}
         self.maker = {output: node for node in model.graph.node for output in node.output}
+        self.has_ranges = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
@@ -68,6 +69,10 @@ def _reason(engine: str, layer: EngineLayer, graph: _Graph) -> str:
     if not named:
         return UNKNOWN
     node = graph.nodes[min(named)]
+    if not graph.has_ranges:
+        return (
+            f"its ranges came from a calibration cache; {engine} chose a {layer.precision} kernel"
+        )
     if not all(graph.dequantized(name) for name in _quantized_inputs(node)):
         return UNPLANNED
     if engine == "onnxruntime":

@@ -36,11 +36,6 @@ class Interval:
     high: float
     level: float = 0.95
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the images can tell the value from zero."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Class:

@@ -7,8 +7,7 @@ import dataclasses
 from torch import nn
 
 from quantpipe.quantization.fake_quantize import quantized_operations
-from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, is_dead
-from quantpipe.quantization.weight_ranges import channel_amax
+from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
 
 
 def scales_of(network: nn.Module) -> dict[str, TensorScale]:
@@ -30,28 +29,3 @@ def scales_after_training(
     return dataclasses.replace(
         scales, scales={**scales.scales, **scales_of(network)}, weights_digest=weights_digest
     )
-
-
-def refresh_weight_scales(
-    scales: ScaleCache, network: nn.Module, *, weights_digest: str
-) -> ScaleCache:
-    """Returns the cache with every weight range set to the largest magnitude of the weights now.
-
-    Args:
-        scales: Of the same network with other weights.
-        network: Float or fake-quantized; only its parameters are read.
-        weights_digest: Of those parameters.
-    """
-    refreshed = {
-        name: _refreshed(scale, network) if scale.kind == "weight" else scale
-        for name, scale in scales.scales.items()
-    }
-    return dataclasses.replace(scales, scales=refreshed, weights_digest=weights_digest)
-
-
-def _refreshed(scale: TensorScale, network: nn.Module) -> TensorScale:
-    current = channel_amax(network.get_parameter(scale.name), scale.axis)
-    amax = tuple(
-        old if is_dead(new) else new for new, old in zip(current.tolist(), scale.amax, strict=True)
-    )
-    return dataclasses.replace(scale, amax=amax, method="max")

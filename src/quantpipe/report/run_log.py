@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +39,8 @@ class Logged:
         """Shows ``text`` and appends it with the time."""
         self._shown.note(text)
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self._path.open("a", encoding="utf-8") as log:
+        # A full disk must not stop work that has no need of it.
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as log:
             log.write(f"{stamp} {text}\n")
 
     def should_stop(self) -> bool:

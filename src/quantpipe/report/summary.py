@@ -60,7 +60,7 @@ class Parity(TypedDict):
     score_max_abs: float | None
     score_mean_abs: float | None
     agreement: float | None
-    map_delta: float
+    map_delta: float | None
 
 
 class Fallback(TypedDict):

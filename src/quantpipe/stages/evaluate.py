@@ -6,15 +6,15 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.schema import Between
 from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Outputs, Stage
-from quantpipe.errors import ConfigurationError, nearest
+from quantpipe.errors import ConfigurationError, QuantpipeError, nearest
 from quantpipe.files import write_json
+from quantpipe.installed import installed_versions
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
 from quantpipe.settings.parity import ParitySettings
 from quantpipe.settings.recipe import BatchSize, Count, Fraction
@@ -89,7 +89,7 @@ def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
     return {
         "data": data_content(config.data, ("val",), memo),
         "hardware": [processor(), len(os.sched_getaffinity(0)), nvidia_gpu()],
-        "libraries": {name: version(name) for name in ("torch", "onnxruntime", "pycocotools")},
+        "libraries": installed_versions(("torch", "onnxruntime", "pycocotools")),
     }
 
 
@@ -193,6 +193,12 @@ def _parity(
     graph, network, scales, plan = (_path(inputs, prefix + variant.name) for prefix in COMPANIONS)
     if network is None:
         return None
+    if variant.precision == "int8" and scales is None:
+        raise ConfigurationError(
+            "an INT8 engine is compared with a fake-quantized network",
+            path=f"{context.step}.inputs.{_SCALES}{variant.name}",
+            hint="wire its scales",
+        )
     loaded = deployed(load(network, scales=scales, plan=plan, device=context.device))
     measured = measure_parity(
         variant,
@@ -224,20 +230,24 @@ def _parted_at(
     from quantpipe.assembly.parted_operation import parted_operation
     from quantpipe.engines.engine_file import read_header
 
-    if graph is None:
+    if graph is None or engine.kind is not ArtifactKind.ENGINE:
         return None
     context.progress.note(f"{context.step}: looking for the first operation that differs")
     size = loaded.checkpoint.image_size
     (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        return parted_operation(
-            read_header(engine.path),
-            graph,
-            loaded,
-            images.numpy(),
-            int8_limit=config.parity.int8_limit,
-            folder=Path(folder),
-        )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return parted_operation(
+                read_header(engine.path),
+                graph,
+                loaded,
+                images.numpy(),
+                int8_limit=config.parity.int8_limit,
+                folder=Path(folder),
+            )
+    except QuantpipeError as error:  # that the engine differs is what has to be told
+        context.progress.note(f"{context.step}: it could not be found: {error}")
+        return None
 
 
 def _path(inputs: Inputs, name: str) -> Path | None:

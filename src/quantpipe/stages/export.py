@@ -11,6 +11,7 @@ from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take, takes
 from quantpipe.errors import ConfigurationError
+from quantpipe.installed import installed_versions
 from quantpipe.settings.data import DataSettings, check_data, data_content, open_split
 from quantpipe.settings.engine import EngineName
 from quantpipe.settings.opset import Opset, resolved_opset
@@ -105,12 +106,9 @@ def _require_scales(opset: int, *, half: bool) -> None:
 
 def content(config: ExportConfig, memo: Path) -> Mapping[str, Any]:
     """The images that the graph is verified on, and the libraries that write it."""
-    from importlib.metadata import version
-
-    libraries = {name: version(name) for name in _LIBRARIES}
     return {
         "data": data_content(config.data, ("val",), memo),
-        "libraries": libraries,
+        "libraries": installed_versions(_LIBRARIES),
         "opset": resolved_opset(config.opset, config.target),
     }
 
