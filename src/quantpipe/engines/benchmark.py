@@ -39,7 +39,8 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Times several callables in turn, one run of each per round.
 
-    The first of a round moves on by one every round, so that none always follows the same other.
+    Each round has an order of its own, so that none always follows the same other: threads of some
+    libraries spin on for a while after a run, at the cost of whatever comes next.
 
     Args:
         runs: What to time, by name; a call returns when its result is there.
@@ -87,10 +88,11 @@ def _timed(
     """Yields (name, nanoseconds) of every run that counts."""
     assert num_runs > 0
     names = list(runs)
+    order = np.random.default_rng(0)
     rounds = range(-num_warmup, num_runs)
     for number in progress.track(rounds, "timing", total=num_warmup + num_runs):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for index in order.permutation(len(names)):
+            name = names[index]
             start = clock()
             runs[name]()
             elapsed = clock() - start
