@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def test_each_round_runs_all_and_none_always_follows_the_same() -> None:
     _, order = _timed(0, 40, lambda name, n: 1.0)
     rounds = [order[start : start + 3] for start in range(0, 120, 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
-    pairs = Counter(zip(order, order[1:], strict=False))
+    pairs = Counter(pairwise(order))
     assert {pair for pair in pairs if pair[0] != pair[1]} == set(permutations("abc", 2))
     assert max(pairs.values()) < 30
 
