@@ -142,7 +142,7 @@ def test_digests_are_remembered_in_the_folder_of_the_cache(
     write_coco(tmp_path, "val")
     memo = tmp_path / "memo"
     first = data_content(coco_at(tmp_path), ("val",), memo)
-    assert list(json.loads((memo / "images-val.json").read_text())) == ["a.png"]
+    assert list(json.loads((memo / "images-val.json").read_text())["images"]) == ["a.png"]
     assert data_content(coco_at(tmp_path), ("val",), memo) == first
 
 

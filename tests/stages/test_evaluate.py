@@ -175,7 +175,12 @@ def test_an_engine_that_computes_something_else_names_the_first_operation(
     wrong, readers = with_wrong_scale(quantized["onnx"].path, tmp_path / "model.onnx", index)
     built = run_stage("build_engine", configured("build_engine.ptq"), onnx=wrong)
     # Random weights pass on little of what one convolution computes: a strict limit.
-    strict = ("evaluate.latency_batches=[1]", "evaluate.parity.int8_limit=1.2")
+    strict = (
+        "evaluate.latency_batches=[1]",
+        "evaluate.parity.int8_limit=1.2",
+        "evaluate.parity.float32.box_mean_abs=1e-4",
+        "evaluate.parity.float32.score_mean_abs=1e-4",
+    )
     with pytest.raises(ArtifactError, match="engine 'ptq' does not compute its fake") as caught:
         run_stage(
             "evaluate",

@@ -73,19 +73,22 @@ def variant_text(summary: Summary) -> TextTable:
 
 
 def parity_text(summary: Summary) -> TextTable:
-    """Returns one row for each engine that was compared with the network it came from."""
+    """Returns one row for each engine that was compared with the network it came from.
+
+    Differences of boxes in pixels and of scores; agreement and the difference in mAP in points.
+    """
     return TextTable(
         headers=(
             "variant",
             "engine",
             "against",
             "images",
-            "boxes mean px",
-            "boxes max px",
-            "scores mean",
-            "scores max",
+            "px mean",
+            "px max",
+            "score mean",
+            "score max",
             "agreement",
-            "mAP difference",
+            "mAP diff",
         ),
         rows=tuple(
             _parity_row(variant, variant["parity"])
