@@ -1,11 +1,11 @@
 """What engines gain: latency, throughput and the share of the processor's INT8 peak, side by side.
 
-python benchmarks/engines.py [--json FILE] [--quick] [--runs N] [--large-runs N]
+python benchmarks/engines.py [--json FILE] [--quick] [--batches 1 32] [--runs N] [--large-runs N]
 
 YOLOv6-N at 320 px and S at 640, batches of 1 and 32: float32, bf16 and our INT8 in OpenVINO,
 float32 and our INT8 in ONNX Runtime, and the same float graph quantized by NNCF and by ONNX Runtime
 with their defaults where they are installed. Weights are random: they change no latency. All run in
-turn, so that a busy moment hits all alike.
+turn, after a pause, so that neither a busy moment nor what ran before favours any.
 
 Images per second are those of one batch after another, or in OpenVINO with the best number of
 streams where that is more. The share of the peak is the INT8
@@ -54,6 +54,7 @@ BATCHES = (1, 32)
 STREAMS = (1, 2)
 OPSET = 20
 NUM_WARMUP = 10
+PAUSE_SECONDS = 0.05
 Images = NDArray[np.float32]
 Run = Callable[[Images], object]
 
@@ -79,18 +80,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="N only, few runs: a minute")
     parser.add_argument("--runs", type=int, default=100, help="counted runs at batch 1")
     parser.add_argument("--large-runs", type=int, default=100, help="counted runs at batch 32")
+    parser.add_argument("--batches", type=int, nargs="+", choices=BATCHES, default=BATCHES)
     parser.add_argument("--export", action="store_true", help="time the export of S only")
     arguments = parser.parse_args()
     if arguments.export:
         report_export(arguments.json)
         return
     runs = (10, 3) if arguments.quick else (arguments.runs, arguments.large_runs)
+    counts = {n: c for n, c in zip(BATCHES, runs, strict=True) if n in arguments.batches}
     peak = fastest_convolution()
     print(f"INT8 peak: {peak / 1e9:.0f} G multiply-adds/s, the fastest large convolution")
     rows: list[Row] = []
     for name in ("N",) if arguments.quick else SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            counts = dict(zip(BATCHES, runs, strict=True))
             rows.extend(measured(name, counts, peak, Path(folder)))
         report([row for row in rows if row.network == name])
     if arguments.json is not None:
@@ -111,6 +113,7 @@ def measured(name: str, runs: Mapping[int, int], peak: float, folder: Path) -> I
             num_warmup=NUM_WARMUP if batch == 1 else 1,
             num_runs=num_runs,
             progress=Silent(),
+            pause=PAUSE_SECONDS,
         )
         rates = graphs.throughputs(batch, images, num_runs)
         for engine, latency in latencies.items():
@@ -312,21 +315,22 @@ def report_export(path: Path | None) -> None:
 
 
 def report(rows: list[Row]) -> None:
-    """Prints one table for each batch size; ratios are of the fastest run of each."""
-    for batch in BATCHES:
+    """Prints one table for each batch size; ratios are of the medians."""
+    for batch in sorted({row.batch_size for row in rows}):
         chosen = [row for row in rows if row.batch_size == batch]
-        fastest = {row.engine: row.latency.fastest for row in chosen}
+        median = {row.engine: row.latency.p50 for row in chosen}
         print(f"\nYOLOv6-{chosen[0].network} at {chosen[0].image_size} px, batch {batch}")
         print(
             f"{'engine':<30}{'p50 ms':>9}{'p95':>9}{'p99':>9}{'least':>9}"
             f"{'x f32':>8}{'x bf16':>8}{'images/s':>10}{'of peak':>9}"
         )
         for row in chosen:
-            times, own = row.latency, fastest[row.engine]
+            times, own = row.latency, median[row.engine]
             share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
             print(
-                f"{row.engine:<30}{times.p50:>9.2f}{times.p95:>9.2f}{times.p99:>9.2f}{own:>9.2f}"
-                f"{fastest['OpenVINO float32'] / own:>8.2f}{fastest['OpenVINO bf16'] / own:>8.2f}"
+                f"{row.engine:<30}{times.p50:>9.2f}{times.p95:>9.2f}{times.p99:>9.2f}"
+                f"{times.fastest:>9.2f}"
+                f"{median['OpenVINO float32'] / own:>8.2f}{median['OpenVINO bf16'] / own:>8.2f}"
                 f"{row.images_per_second or 0:>10.1f}{share:>9}"
             )
 

@@ -35,22 +35,24 @@ def measure_latency(
     num_warmup: int,
     num_runs: int,
     progress: Progress,
+    pause: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Times several callables in turn, one run of each per round.
 
-    Each round has an order of its own, so that none always follows the same other: threads of some
-    libraries spin on for a while after a run, at the cost of whatever comes next.
+    Each round has an order of its own, so that none always follows the same other.
 
     Args:
         runs: What to time, by name; a call returns when its result is there.
         num_warmup: Rounds that are not counted.
         num_runs: Rounds that are.
         progress: Shows the rounds.
+        pause: Seconds before each run: threads of some libraries spin on for a while after theirs,
+            at the cost of whatever comes next.
         clock: Nanoseconds, monotonic.
     """
     durations: dict[str, list[int]] = {name: [] for name in runs}
-    for name, elapsed in _timed(runs, num_warmup, num_runs, progress, clock):
+    for name, elapsed in _timed(runs, num_warmup, num_runs, progress, clock, pause):
         durations[name].append(elapsed)
     return {name: _summary(values) for name, values in durations.items()}
 
@@ -84,6 +86,7 @@ def _timed(
     num_runs: int,
     progress: Progress,
     clock: Callable[[], int],
+    pause: float = 0.0,
 ) -> Iterator[tuple[str, int]]:
     """Yields (name, nanoseconds) of every run that counts."""
     assert num_runs > 0
@@ -93,6 +96,7 @@ def _timed(
     for number in progress.track(rounds, "timing", total=num_warmup + num_runs):
         for index in order.permutation(len(names)):
             name = names[index]
+            time.sleep(pause)
             start = clock()
             runs[name]()
             elapsed = clock() - start
