@@ -48,10 +48,8 @@ def main() -> None:
         table.add_row(*row)
     Console(width=140).print(table)
     if arguments.json is not None:
-        figures = [
-            {"engine": v["engine"], "name": v["name"], **(v["parity"] or {})} for v in variants
-        ]
-        arguments.json.write_text(json.dumps(figures, indent=2))
+        records = [figures(variant) for variant in variants]
+        arguments.json.write_text(json.dumps(records, indent=2))
 
 
 def figures(variant: Variant) -> dict[str, object]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -122,17 +121,7 @@ def measure_parity(
         distance=both.distance,
         agreement=agreed,
         map_delta=_map_delta(reference, mine, truth, few.category_ids),
-        fault=fault_of(
-            Apart(
-                distance=both.distance,
-                effect=both.effect,
-                from_float=both.from_float,
-                reach=both.reach,
-                agreement=agreed,
-            ),
-            variant.float_precision,
-            settings,
-        ),
+        fault=fault_of(both.apart(agreed), variant.float_precision, settings),
     )
 
 
@@ -200,20 +189,20 @@ class _Both:
     def _whole(self, name: str) -> Parity | None:
         return together(self._parts[name]) if name in self._parts else None
 
-    @cached_property
+    @property
     def distance(self) -> Parity | None:
         """Between network and engine."""
         return self._whole("distance")
 
-    @cached_property
-    def effect(self) -> Parity | None:
-        """Between the float network and the fake-quantized one."""
-        return self._whole("effect")
-
-    @cached_property
-    def from_float(self) -> Parity | None:
-        """Between the float network and the engine."""
-        return self._whole("from_float")
+    def apart(self, agreed: float | None) -> Apart:
+        """All that was seen."""
+        return Apart(
+            distance=self.distance,
+            effect=self._whole("effect"),
+            from_float=self._whole("from_float"),
+            reach=self.reach,
+            agreement=agreed,
+        )
 
 
 def _agreement(

@@ -20,10 +20,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from quantpipe.distributed.launch import Rank
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
-from quantpipe.training.team import Team
+from quantpipe.training.team import Follow, Team
 
 T = TypeVar("T")
-Follow = Callable[[Team, Any], object]
 
 _HOST = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from quantpipe.training.team import Alone, Team
+from quantpipe.training.team import Alone, Follow, Team
 
 T = TypeVar("T")
-Follow = Callable[[Team, Any], object]
 
 
 def run_together(

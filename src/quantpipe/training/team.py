@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -40,6 +41,10 @@ class Team(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """What every rank gave, in their order, on every rank."""
         ...
+
+
+Follow = Callable[[Team, Any], object]
+"""What the other ranks do beside rank 0; pickled by name, like its argument."""
 
 
 class Alone:
