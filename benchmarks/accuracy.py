@@ -32,7 +32,7 @@ from quantpipe.assembly.networks import load
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.detector.network import Detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor
 from quantpipe.evaluation.resampling import (
     bootstrap_difference,

@@ -26,14 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantpipe.assembly.calibration import raw_outputs
 from quantpipe.assembly.images import float_batches, measure, predictor, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
-from quantpipe.detector.architecture import Architecture
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.evaluation.resampling import (
     Interval,
@@ -44,17 +43,25 @@ from quantpipe.evaluation.resampling import (
     matched_detections,
 )
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import CalibrationMethod, Statistics, collect, solve
-from quantpipe.quantization.fake_quantize import quantize
-from quantpipe.quantization.graph import concat_groups, unify
-from quantpipe.quantization.histogram import Counts, Histogram
+from quantpipe.quantization.calibration.candidates import (
+    candidate_ranges,
+    chosen_ranges,
+    range_harms,
+)
+from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, collect, solve
+from quantpipe.quantization.calibration.histogram import Counts, Histogram
+from quantpipe.quantization.calibration.pytorch_quantization import (
+    make_calibrator,
+    solve_calibrator,
+)
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import Operation, find_operations, watch_inputs
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
-from quantpipe.quantization.range_choice import candidate_ranges, chosen_ranges, range_harms
 from quantpipe.quantization.scale_cache import build_scale_cache
-from quantpipe.quantization.toolkit import make_calibrator, solve_calibrator
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.simulation.network import quantize
 from quantpipe.settings.data import Split
+from quantpipe.stages.calibrate.statistics import raw_outputs
 
 T = TypeVar("T")
 

@@ -37,17 +37,17 @@ from numpy.typing import NDArray
 from int8_peak import fastest_convolution, multiply_adds
 from other_tools import quantize_with_nncf, quantize_with_onnxruntime
 from quantpipe.assembly.engines import engine_graph
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.engines.benchmark import Latency, measure_latency, measure_throughput
 from quantpipe.engines.engine import BuildSettings, Engine, build_engine, load_engine
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.shared_ranges import concat_groups, unify
 
 SIZES = {"N": (0.25, 320), "S": (0.5, 640)}
 BATCHES = (1, 32)

@@ -21,25 +21,25 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from quantpipe.composition import config_folder
-from quantpipe.config import read_plan
+from quantpipe.cli.composition import config_folder
+from quantpipe.cli.config import read_plan
 from quantpipe.data.loader import Batch
-from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.fake_quantize import quantize_to_train
-from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
-from quantpipe.quantization.ranges import Averaged, Fixed, Learned, RangeRule
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.simulation.network import quantize_to_train
+from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
 from quantpipe.settings.model import architecture
 from quantpipe.settings.recipe import recipe
-from quantpipe.stages.qat_distill import QatDistillConfig
+from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import train
-from quantpipe.training.team import Alone
 
 RULES: Mapping[str, RangeRule] = {
     "fixed": Fixed(),

@@ -25,28 +25,34 @@ from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
 from quantpipe.assembly.images import float_batches, measure, num_batches, predictor, sample
-from quantpipe.assembly.sensitivity import RankingBatch, ranking_batches, ranking_method
-from quantpipe.composition import config_folder
-from quantpipe.config import read_plan
+from quantpipe.cli.composition import config_folder
+from quantpipe.cli.config import read_plan
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
-from quantpipe.detector.network import Detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.evaluation.resampling import MatchedDetections, matched_agreement, resamples
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.fake_quantize import only_quantized, quantize
-from quantpipe.quantization.graph import concat_groups, unify
-from quantpipe.quantization.harm import Counts, Floats, Harm, reliability, spearman
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.sensitivity import Measured, Subject, rank_operations
-from quantpipe.quantization.sensitivity_table import Direction, SensitivityMethod, SensitivityTable
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.sensitivity.degradation import (
+    Counts,
+    Floats,
+    Harm,
+    reliability,
+    spearman,
+)
+from quantpipe.quantization.sensitivity.ranking import Measured, Subject, rank_operations
+from quantpipe.quantization.sensitivity.table import Direction, SensitivityMethod, SensitivityTable
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.simulation.network import only_quantized, quantize
 from quantpipe.settings.recipe import detection_loss
-from quantpipe.stages.sensitivity import SensitivityConfig
-from quantpipe.training.team import Alone
+from quantpipe.stages.sensitivity.config import SensitivityConfig
+from quantpipe.stages.sensitivity.methods import RankingBatch, ranking_batches, ranking_method
 
 CPU = "cpu"
 BATCH = 8

@@ -137,7 +137,7 @@ def _measured(folder: Path, overrides: list[str]) -> dict[str, Any]:
 def _run_timed(report: Path, overrides: list[str]) -> None:
     clock = Clock()
     _install(clock)
-    from quantpipe.command import main as command
+    from quantpipe.cli.command import main as command
 
     sys.argv = ["quantpipe", *overrides]
     try:

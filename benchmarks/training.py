@@ -24,28 +24,28 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from quantpipe.assembly.training import batch_source
-from quantpipe.composition import config_folder
-from quantpipe.config import read_plan
+from quantpipe.cli.composition import config_folder
+from quantpipe.cli.config import read_plan
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch
 from quantpipe.data.shapes import generate_shapes
-from quantpipe.detector.architecture import BlockForm
-from quantpipe.detector.network import Detector, build_detector
-from quantpipe.progress import Silent
-from quantpipe.settings.model import architecture
-from quantpipe.settings.recipe import augmentation, recipe
-from quantpipe.stages.train_repopt import TrainRepoptConfig
-from quantpipe.training.log import NoLog
-from quantpipe.training.loop import train
-from quantpipe.training.memory_order import memory_order
-from quantpipe.training.recipe import Recipe
-from quantpipe.training.rep_optimizer import (
+from quantpipe.detector.families.yolov6.architecture import BlockForm
+from quantpipe.detector.families.yolov6.network import Detector, build_detector
+from quantpipe.detector.families.yolov6.rep_optimizer import (
     extract_scales,
     gradient_masks,
     initialise_from_scales,
 )
-from quantpipe.training.team import Alone
+from quantpipe.process_group import Alone
+from quantpipe.progress import Silent
+from quantpipe.settings.model import architecture
+from quantpipe.settings.recipe import augmentation, recipe
+from quantpipe.stages.train_repopt.config import TrainRepoptConfig
+from quantpipe.training.log import NoLog
+from quantpipe.training.loop import train
+from quantpipe.training.memory_order import memory_order
+from quantpipe.training.recipe import Recipe
 
 FORMS: tuple[BlockForm, ...] = ("repopt", "linear_add", "repvgg")
 NUM_WORKERS = (0, 2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import quantpipe
-from quantpipe import command
+from quantpipe.cli import command
 
 _SOURCES = Path(quantpipe.__file__).parents[1]
 _WITHOUT_TORCH = """

@@ -1,6 +1,6 @@
 """``python -m quantpipe`` and the console script."""
 
-from quantpipe.command import main
+from quantpipe.cli.command import main
 
 __all__ = ["main"]
 

@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import quantpipe
-from quantpipe.composition import config_folder
-from quantpipe.config import Plan, read_plan
-from quantpipe.core.schema import field_types
+from quantpipe.cli.composition import config_folder
+from quantpipe.cli.config import Plan, read_plan
+from quantpipe.schema import field_types
 from quantpipe.settings import engine as engine_settings
 from quantpipe.stages import STAGES
 
@@ -117,8 +117,8 @@ def test_a_model_is_called_as_its_file(name: str) -> None:
 
 
 def test_stages_their_values_their_code_and_their_tests_have_the_same_names() -> None:
-    code = sorted(path.stem for path in (PACKAGE / "stages").glob("[!_]*.py"))
-    tests = sorted(path.stem.removeprefix("test_") for path in (TESTS / "stages").glob("test_*.py"))
+    code = sorted(path.parent.name for path in (PACKAGE / "stages").glob("*/run.py"))
+    tests = sorted(path.parent.name for path in (TESTS / "stages").glob("*/test_run.py"))
     assert stems("stage") == code == tests == sorted(STAGES)
 
 

@@ -17,7 +17,6 @@ from quantpipe.core.pipeline import Pipeline, Reference, Step
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
 from quantpipe.core.runner import Runner
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.core.signals import StopRequest
 from quantpipe.core.stage import (
     Context,
@@ -30,6 +29,7 @@ from quantpipe.core.stage import (
     takes,
 )
 from quantpipe.progress import Silent
+from quantpipe.schema import Between, ExecutionOnly
 
 
 class Notes(Silent):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import Architecture, BlockForm
-from quantpipe.detector.network import Detector, build_detector
+from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.network import Detector, build_detector
 
 MakeArchitecture = Callable[..., Architecture]
 MakeSettled = Callable[[BlockForm], Detector]

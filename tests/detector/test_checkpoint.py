@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from quantpipe.detector.architecture import Architecture, BlockForm
 from quantpipe.detector.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -22,7 +21,8 @@ from quantpipe.detector.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
-from quantpipe.detector.network import build_detector
+from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.errors import ArtifactError
 from quantpipe.files import canonical_json, sha256_bytes
 

@@ -14,12 +14,12 @@ import torch
 from tests.training.conftest import TinyDetector, rectangles
 
 from quantpipe.errors import DataError
+from quantpipe.process_group import Team
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Team
 
 NUM_BATCHES = 3
 NUM_IMAGES = 4

@@ -9,10 +9,10 @@ import torch
 from tests.quantization.conftest import SmallNetwork
 from torch import Tensor
 
+from quantpipe.process_group import Team
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import Statistics, collect
+from quantpipe.quantization.calibration.collect import Statistics, collect
 from quantpipe.quantization.operations import find_operations
-from quantpipe.training.team import Team
 
 NUM_IMAGES, BATCH_SIZE = 9, 4
 

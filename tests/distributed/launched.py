@@ -15,9 +15,9 @@ from quantpipe.distributed.launch import launched
 from quantpipe.distributed.ranks import run_together
 from quantpipe.distributed.world import join_world
 from quantpipe.errors import QuantpipeError
+from quantpipe.process_group import Team
 from quantpipe.training.loop import TrainResult
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Team
 
 
 def main(folder: Path, fate: str) -> int:

@@ -9,13 +9,13 @@ import torch
 from tests.quantization.conftest import predict
 from torch import Tensor, nn
 
+from quantpipe.process_group import Team
 from quantpipe.progress import Silent
-from quantpipe.quantization.estimated_damage import by_gradient
-from quantpipe.quantization.measured_damage import by_loss, by_output
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
-from quantpipe.quantization.sensitivity import Method, Subject, rank_operations
-from quantpipe.quantization.sensitivity_table import SensitivityMethod, SensitivityTable
-from quantpipe.training.team import Team
+from quantpipe.quantization.sensitivity.gradient import by_gradient
+from quantpipe.quantization.sensitivity.measured import by_loss, by_output
+from quantpipe.quantization.sensitivity.ranking import Method, Subject, rank_operations
+from quantpipe.quantization.sensitivity.table import SensitivityMethod, SensitivityTable
 
 NOISE = OUTPUT_ERRORS["noise"]
 

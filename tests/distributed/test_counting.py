@@ -12,9 +12,9 @@ from tests.quantization.conftest import SmallNetwork
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import NumericalError
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import Statistics, solve
-from quantpipe.training.team import Alone
+from quantpipe.quantization.calibration.collect import Statistics, solve
 
 pytestmark = pytest.mark.slow
 

@@ -12,17 +12,17 @@ from tests.distributed.ranking_along import Job, StopsAfter, Tiny, follow, lead
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import Interrupted, NumericalError
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import build_scale_cache
-from quantpipe.quantization.sensitivity_table import (
+from quantpipe.quantization.sensitivity.table import (
     Direction,
     SensitivityMethod,
     SensitivityTable,
 )
-from quantpipe.quantization.weight_ranges import weight_scales
-from quantpipe.training.team import Alone
 
 pytestmark = pytest.mark.slow
 

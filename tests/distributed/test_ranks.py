@@ -16,10 +16,10 @@ from tests.training.quantized import RULES, calibrated, deployed_detector, stude
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import DataError, Interrupted, MachineError
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
 from quantpipe.training.loop import TrainResult
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Alone
 
 pytestmark = pytest.mark.slow
 

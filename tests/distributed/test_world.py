@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tests.distributed.along import Job, lead
 from tests.training.conftest import _RECIPE
 
+from quantpipe.process_group import Alone
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Alone
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from quantpipe import engines
 from quantpipe.engines import engine as engine_table
 
 ANCHORS, COLUMNS = 4, 6
-_ENGINE = "quantpipe.engines.tensorrt"
+_ENGINE = "quantpipe.engines.tensorrt.backend"
 LAYER_MILLISECONDS = {"stem + relu": 0.5, "up || pool": 0.25, "sigmoid": 0.125}
 API: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_api.json").read_text())[
     "versions"

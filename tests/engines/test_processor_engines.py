@@ -18,8 +18,8 @@ from quantpipe.engines.engine_file import read_engine_file, write_engine_file
 from quantpipe.engines.profile import operation_times
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.evaluation.postprocess import detections
-from quantpipe.export.graph_operations import operation_aliases
 from quantpipe.export.nms import NmsSettings, append_nms
+from quantpipe.graph.operations import operation_aliases
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from quantpipe.engines.engine import availability, build_engine, load_engine
-from quantpipe.engines.tensorrt_version import installed_tensorrt
-from quantpipe.engines.timing_cache import TimingCache
+from quantpipe.engines.tensorrt.timing_cache import TimingCache
+from quantpipe.engines.tensorrt.version import installed_tensorrt
 from quantpipe.export.half import to_half
 
 _MISSING = availability("tensorrt")

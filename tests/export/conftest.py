@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import build_detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import build_detector, fold_batch_norm
 from quantpipe.export.onnx_graph import export_float, read_graph
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.weight_ranges import weight_scales
+from quantpipe.quantization.shared_ranges import concat_groups, unify
 
 IMAGE_SIZE = 64
 

@@ -13,10 +13,10 @@ from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.half import to_half
 from quantpipe.export.nms import NmsForm, NmsSettings, append_nms, with_standard_nms
 from quantpipe.export.onnx_graph import write_graph
-from quantpipe.export.placement import PLACEMENT
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, simplify
 from quantpipe.export.verify import unoptimised, unoptimised_outputs
+from quantpipe.quantization.placement import PLACEMENT
 
 NAMES = ("a", "b", "c")
 FORMS = pytest.mark.parametrize("form", ["onnx", "tensorrt"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from quantpipe.detector.architecture import operation_names
+from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
-from quantpipe.export.graph_operations import operation_nodes, repeated_name
 from quantpipe.export.onnx_graph import export_float, lowered, read_graph, serialized, write_graph
 from quantpipe.export.verify import unoptimised
+from quantpipe.graph.operations import operation_nodes, repeated_name
 
 
 class Pooled(nn.Module):

@@ -13,13 +13,13 @@ import torch
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
-from quantpipe.export.placement import PLACEMENT, Placement
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.verify import compare, unoptimised
-from quantpipe.quantization.fake_quantize import quantize
+from quantpipe.quantization.placement import PLACEMENT, Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
 from quantpipe.quantization.scale_cache import ScaleCache
-from quantpipe.quantization.weight_codes import codes_of, weight_with_codes
+from quantpipe.quantization.simulation.network import quantize
+from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
 
 
 @pytest.fixture

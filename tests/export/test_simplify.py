@@ -10,10 +10,10 @@ import pytest
 from quantpipe.errors import ArtifactError
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import write_graph
-from quantpipe.export.placement import PLACEMENT
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, require_same_qdq, simplify
 from quantpipe.export.verify import unoptimised
+from quantpipe.quantization.placement import PLACEMENT
 
 
 @pytest.mark.parametrize("half", [False, True])

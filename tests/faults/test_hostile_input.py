@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.faults import artifacts, configs, images, numbers, ranks
-from tests.faults.annotations import run as run_annotations
-from tests.faults.cases import Case, Place, Prepared, run_cases
-from tests.faults.tally import Campaign, Tally
+from faults.annotations import run as run_annotations
+from faults.cases import Case, Place, Prepared, run_cases
+from faults.tally import Campaign, Tally
 
+from faults import artifacts, configs, images, numbers, ranks
 from quantpipe.errors import DataError
 
 # Pillow warns of what our reader then refuses; the command silences it.

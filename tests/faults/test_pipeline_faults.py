@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.faults import pipeline
+
+from faults import pipeline
 
 pytestmark = pytest.mark.slow
 

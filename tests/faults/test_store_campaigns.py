@@ -1,4 +1,4 @@
-"""A seeded share of every campaign on the store; ``python -m tests.faults`` runs all of them."""
+"""A seeded share of every campaign on the store; ``python -m faults`` runs all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faults import (
+from faults.tally import Campaign, Tally
+
+from faults import (
     store_concurrency,
     store_conditions,
     store_crashes,
@@ -17,7 +19,6 @@ from tests.faults import (
     store_power,
     store_readers,
 )
-from tests.faults.tally import Campaign, Tally
 
 _SHARES: dict[str, tuple[Campaign, float, int]] = {
     "crashes": (store_crashes.run, 0.05, 100),
@@ -65,7 +66,7 @@ def test_a_store_without_a_precaution_is_noticed(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_a_table_and_counts_for_machines(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.faults", "--share", "0.01", "--only", "order", "power"]
+    command = [sys.executable, "-m", "faults", "--share", "0.01", "--only", "order", "power"]
     done = subprocess.run(
         [*command, "--markdown", "--json", str(tmp_path / "counts.json")],
         capture_output=True,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.store_disk import Disk
-from tests.faults.store_operations import Operation, located, watched
-from tests.faults.store_processes import in_child
-from tests.faults.store_scenarios import SCENARIOS
-from tests.faults.store_world import World, contents
+from faults.store_disk import Disk
+from faults.store_operations import Operation, located, watched
+from faults.store_processes import in_child
+from faults.store_scenarios import SCENARIOS
+from faults.store_world import World, contents
 
 _AUDITED = {
     "open": ("open", "create"),

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import io
 
+from faults.table import printed
+from faults.tally import Tally
 from rich.console import Console
-from tests.faults.table import printed
-from tests.faults.tally import Tally
 
 
 def text(*, markdown: bool) -> str:

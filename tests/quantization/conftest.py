@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import Detector, build_detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration import collect, solve
-from quantpipe.quantization.fake_quantize import quantize
-from quantpipe.quantization.graph import concat_groups, unify
+from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.sensitivity import Subject
-from quantpipe.quantization.weight_ranges import weight_scales
-from quantpipe.training.team import Alone
+from quantpipe.quantization.sensitivity.ranking import Subject
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.simulation.network import quantize
 
 NANO = Architecture(
     name="nano",

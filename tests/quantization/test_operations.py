@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import operation_names
-from quantpipe.detector.network import Detector
+from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.quantization.operations import find_operations
 
 if TYPE_CHECKING:

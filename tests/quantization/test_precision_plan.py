@@ -19,7 +19,7 @@ from quantpipe.quantization.precision_plan import (
     plan_from_boundary,
     save_plan,
 )
-from quantpipe.quantization.sensitivity_table import SensitivityRow, SensitivityTable, sorted_table
+from quantpipe.quantization.sensitivity.table import SensitivityRow, SensitivityTable, sorted_table
 
 NAMES = ("backbone.stem", "neck.up", "detect.stems.0", "detect.stems.1")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quantpipe.quantization.precision_plan import PlanLatency, PlanPoint, PrecisionPlan, save_plan
-from quantpipe.quantization.sensitivity_table import (
+from quantpipe.quantization.sensitivity.table import (
     Direction,
     SensitivityMethod,
     SensitivityRow,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantpipe.core.schema import build, convert
 from quantpipe.core.stage import Context
 from quantpipe.errors import ConfigurationError, DataError
 from quantpipe.progress import Silent
+from quantpipe.schema import build, convert
 from quantpipe.settings.data import (
     CocoSettings,
     DataSettings,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from quantpipe.core.schema import build
 from quantpipe.errors import ConfigurationError, MachineError
+from quantpipe.schema import build
 from quantpipe.settings import engine as settings
 from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
 

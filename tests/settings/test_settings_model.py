@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from quantpipe.core.schema import build
 from quantpipe.errors import ConfigurationError
+from quantpipe.schema import build
 from quantpipe.settings.model import ModelSettings, architecture
 
 VALUES: dict[str, Any] = {

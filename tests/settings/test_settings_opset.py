@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantpipe.engines.tensorrt_version import tensorrt_version
+from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings import opset as settings
 from quantpipe.settings.opset import Opset, resolved_opset

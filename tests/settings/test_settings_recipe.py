@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from quantpipe.composition import config_folder
-from quantpipe.core.schema import build
+from quantpipe.cli.composition import config_folder
+from quantpipe.schema import build
 from quantpipe.settings.recipe import (
     AugmentationSettings,
     LossSettings,

@@ -12,14 +12,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from quantpipe.composition import config_folder
-from quantpipe.config import read_plan
+from quantpipe.cli.composition import config_folder
+from quantpipe.cli.config import read_plan
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.run_cache import key_of
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
 from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
-from quantpipe.detector.network import Detector, build_detector
+from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.files import sha256_file
 from quantpipe.progress import Silent
 from quantpipe.settings.data import open_split

@@ -6,8 +6,8 @@ import torch
 from tests.training.quantized import TINY
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import RawPrediction
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.training.recipe import Recipe
 
 _RECIPE: dict[str, Any] = {

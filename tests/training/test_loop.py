@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import build_detector
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.errors import ArtifactError, Interrupted, NumericalError
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Alone
 
 MakeRecipe = Callable[..., Recipe]
 Make = Callable[..., Any]
@@ -229,7 +229,7 @@ def test_accumulated_batches_make_one_step_on_their_mean_gradient(
 
 def linear_detector() -> nn.Module:
     """Without BatchNorm, whose running statistics count batches."""
-    from quantpipe.detector.network import RawPrediction
+    from quantpipe.detector.families.yolov6.network import RawPrediction
 
     class Linear(nn.Module):
         def __init__(self) -> None:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from quantpipe.detector.architecture import Architecture, BlockForm
-from quantpipe.detector.network import build_detector
+from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.training.memory_order import memory_order
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantpipe.detector.architecture import Architecture
-from quantpipe.detector.network import build_detector
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.training.optimizer import (
     build_sgd,
     mask_gradients,

@@ -9,17 +9,17 @@ import pytest
 import torch
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
-from quantpipe.detector.network import Detector
+from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import ArtifactError, Interrupted
+from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
-from quantpipe.quantization.fake_quantize import without_ranges
 from quantpipe.quantization.scale_cache import ScaleCache
+from quantpipe.quantization.simulation.network import without_ranges
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.optimizer import build_sgd
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Alone
 
 
 @pytest.fixture(scope="module")

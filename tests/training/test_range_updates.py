@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpipe.quantization.ranges import AveragedRange, LearnedRange
+from quantpipe.process_group import Alone
 from quantpipe.quantization.scale_cache import TensorScale
+from quantpipe.quantization.simulation.ranges import AveragedRange, LearnedRange
 from quantpipe.training.range_updates import RangeUpdates
-from quantpipe.training.team import Alone
 
 
 def activation(amax: float) -> TensorScale:

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from quantpipe.process_group import Alone
 from quantpipe.training.sync_batch_norm import SyncBatchNorm, synchronise_batch_norm
-from quantpipe.training.team import Alone
 
 
 def fixed(seed: int = 0) -> nn.BatchNorm2d:

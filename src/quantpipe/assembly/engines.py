@@ -8,11 +8,11 @@ import onnx
 
 from quantpipe.core.stage import Context
 from quantpipe.engines.engine import BuildSettings, FloatPrecision, Precision
-from quantpipe.engines.onnxruntime_providers import PROVIDERS
-from quantpipe.engines.tensorrt_version import installed_tensorrt
-from quantpipe.engines.timing_cache import TimingCache
+from quantpipe.engines.onnxruntime.providers import PROVIDERS
+from quantpipe.engines.tensorrt.calibration_cache import read_calibration_cache
+from quantpipe.engines.tensorrt.timing_cache import TimingCache
+from quantpipe.engines.tensorrt.version import installed_tensorrt
 from quantpipe.errors import ArtifactError, MachineError
-from quantpipe.export.calibration_cache import read_calibration_cache
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.export.qdq import insert_qdq

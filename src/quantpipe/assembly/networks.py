@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.core.stage import Inputs
-from quantpipe.detector.architecture import operation_names
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
-from quantpipe.detector.network import Detector, fold_batch_norm
+from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.errors import ArtifactError
-from quantpipe.quantization.fake_quantize import quantize
 from quantpipe.quantization.precision_plan import PrecisionPlan, load_plan
 from quantpipe.quantization.scale_cache import ScaleCache, load_scales
+from quantpipe.quantization.simulation.network import quantize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Augmentation, Batch, num_training_batches, training_batches
 from quantpipe.distributed.ranks import run_together
+from quantpipe.process_group import Team
 from quantpipe.progress import Progress, Silent
 from quantpipe.settings.recipe import augmentation, log_folder, recipe, workers
 from quantpipe.settings.trainer import TrainerSettings, with_precision
@@ -24,7 +25,6 @@ from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog, TrainingLog
 from quantpipe.training.loop import BatchSource, TrainResult, train
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.team import Team
 
 _VALIDATION_BATCH = 16
 

@@ -14,7 +14,6 @@ from quantpipe.core.artifact import Artifact
 from quantpipe.core.pipeline import Pipeline, Step
 from quantpipe.core.run_cache import Built, Entry, RunCache, key_of
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.schema import identity
 from quantpipe.core.signals import StopRequest
 from quantpipe.core.stage import Context, Inputs
 from quantpipe.errors import (
@@ -25,6 +24,7 @@ from quantpipe.errors import (
 )
 from quantpipe.files import FULL, NoRoomError
 from quantpipe.progress import Progress
+from quantpipe.schema import identity
 
 _MIB = 1 << 20
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")

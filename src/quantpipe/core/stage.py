@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +105,20 @@ class Stage(Generic[C]):
     companion_prefixes: tuple[str, ...] = ()
     check_wiring: Callable[[C, Mapping[str, ArtifactKind]], None] = _any_wiring
     content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
+
+
+def imported(module: str) -> Callable[[Any, Inputs, Outputs, Context], Metrics]:
+    """The function ``run`` of a module that is imported when it is first called.
+
+    What a stage computes with takes seconds to import; configurations are checked, and finished
+    results reused, without it.
+    """
+
+    def run(config: Any, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+        metrics: Metrics = import_module(module).run(config, inputs, outputs, context)
+        return metrics
+
+    return run
 
 
 def takes(*kinds: ArtifactKind) -> Input:

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
-from quantpipe.data.containment import resolve_inside
 from quantpipe.data.dataset import DetectionDataset, ImageRecord, count_contents
-from quantpipe.data.findings import Findings
+from quantpipe.data.faults import Findings
 from quantpipe.data.images import ImageHeader, read_header, stored_to_upright
+from quantpipe.data.safe_paths import resolve_inside
 from quantpipe.errors import DataError
 
 Split = Literal["train", "val"]

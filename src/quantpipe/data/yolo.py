@@ -10,10 +10,10 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from quantpipe.data.containment import resolve_inside
 from quantpipe.data.dataset import DetectionDataset, ImageRecord, count_contents
-from quantpipe.data.findings import Findings
+from quantpipe.data.faults import Findings
 from quantpipe.data.images import SUFFIXES, read_header
+from quantpipe.data.safe_paths import resolve_inside
 from quantpipe.errors import DataError
 
 Split = Literal["train", "val"]

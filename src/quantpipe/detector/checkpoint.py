@@ -19,8 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from quantpipe.detector.architecture import STRIDES, Architecture, BlockForm
-from quantpipe.detector.network import Detector, detector_from_tensors, uninitialized_detector
+from quantpipe.detector.families.yolov6.architecture import STRIDES, Architecture, BlockForm
+from quantpipe.detector.families.yolov6.network import (
+    Detector,
+    detector_from_tensors,
+    uninitialized_detector,
+)
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 

@@ -90,7 +90,7 @@ class _Sum(torch.autograd.Function):
 
 @final
 class FabricTeam:
-    """The :class:`~quantpipe.training.team.Team` of this process."""
+    """The :class:`~quantpipe.process_group.Team` of this process."""
 
     def __init__(self, fabric: Fabric):
         self._fabric = fabric

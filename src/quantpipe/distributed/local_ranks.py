@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from quantpipe.distributed.launch import Rank
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
-from quantpipe.training.team import Follow, Team
+from quantpipe.process_group import Follow, Team
 
 T = TypeVar("T")
 

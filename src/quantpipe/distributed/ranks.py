@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from quantpipe.training.team import Alone, Follow, Team
+from quantpipe.process_group import Alone, Follow, Team
 
 T = TypeVar("T")
 

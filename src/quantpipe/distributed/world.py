@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from quantpipe.distributed.launch import Rank
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
-from quantpipe.training.team import Team
+from quantpipe.process_group import Team
 
 T = TypeVar("T")
 

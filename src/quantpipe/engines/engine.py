@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from quantpipe.engines import hardware
 from quantpipe.engines.profile import LayerTime
-from quantpipe.engines.tensorrt_version import DISTRIBUTIONS as TENSORRT
-from quantpipe.engines.timing_cache import TimingCache
+from quantpipe.engines.tensorrt.timing_cache import TimingCache
+from quantpipe.engines.tensorrt.version import DISTRIBUTIONS as TENSORRT
 from quantpipe.errors import ConfigurationError, MachineError, nearest
 
 Precision = Literal["f32", "half", "int8"]
@@ -164,19 +164,19 @@ class EngineKind:
 
 
 def _openvino() -> Backend:
-    from quantpipe.engines import openvino
+    from quantpipe.engines.openvino import backend as openvino
 
     return openvino
 
 
 def _onnxruntime() -> Backend:
-    from quantpipe.engines import onnxruntime
+    from quantpipe.engines.onnxruntime import processor as onnxruntime
 
     return onnxruntime
 
 
 def _tensorrt() -> Backend:
-    from quantpipe.engines import tensorrt
+    from quantpipe.engines.tensorrt import backend as tensorrt
 
     return tensorrt
 
@@ -185,7 +185,7 @@ def _onnxruntime_gpu(name: str, plugin: str | None = None) -> Callable[[], Backe
     def load() -> Backend:
         import onnxruntime
 
-        from quantpipe.engines.onnxruntime_gpu import GpuBackend
+        from quantpipe.engines.onnxruntime.gpu import GpuBackend
 
         module = None if plugin is None else import_module(plugin)
         return GpuBackend(kind=name, ort=onnxruntime, plugin=module)

@@ -63,7 +63,7 @@ def operation_times(layers: Sequence[LayerTime], names: Mapping[str, str]) -> Op
         layers: As :meth:`quantpipe.engines.engine.Engine.profile` returns them.
         names: The operation behind each name that a layer of it may carry: that of its node, or
             of the tensor that it computes
-            (:func:`quantpipe.export.graph_operations.operation_aliases`).
+            (:func:`quantpipe.graph.operations.operation_aliases`).
     """
     times: dict[str, float] = {}
     elsewhere = 0.0

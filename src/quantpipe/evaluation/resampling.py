@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quantpipe.evaluation.accuracy import ImageDetections, pseudo_ground_truth
 from quantpipe.evaluation.coco_map import CocoEvaluator
-from quantpipe.quantization.sensitivity_table import Accuracy
+from quantpipe.quantization.sensitivity.table import Accuracy
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 # Resamples that are counted at once: bounds the memory, some tens of MiB.

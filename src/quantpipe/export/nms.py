@@ -1,6 +1,6 @@
 """Non-maximum suppression as the last part of a graph, which then hands out detections.
 
-The outputs are those of :mod:`quantpipe.detector.detections`. They have static shapes but for the
+The outputs are those of :mod:`quantpipe.graph.detections`. They have static shapes but for the
 batch, and are computed in float32 whatever the graph before them computes in.
 """
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
-from quantpipe.onnx_file import CLASS_NAMES_KEY, DETECTION_OUTPUTS
+from quantpipe.graph.onnx_file import CLASS_NAMES_KEY, DETECTION_OUTPUTS
 
 NmsForm = Literal["onnx", "tensorrt"]
 

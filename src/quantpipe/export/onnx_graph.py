@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
-from quantpipe.export.graph_operations import CONVOLUTIONS, repeated_name
 from quantpipe.files import write_atomic
-from quantpipe.onnx_file import read_onnx
+from quantpipe.graph.onnx_file import read_onnx
+from quantpipe.graph.operations import CONVOLUTIONS, repeated_name
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "predictions"

@@ -1,7 +1,7 @@
 """Inserting Q/DQ pairs into a float ONNX graph from a scale cache.
 
 The graph is edited, not traced from fake-quantized modules: the scales are those of the cache, and
-the placement is the engine's (:mod:`quantpipe.export.placement`).
+the placement is the engine's (:mod:`quantpipe.quantization.placement`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
-from quantpipe.export.graph_operations import CONVOLUTIONS, operation_nodes, require_operations
-from quantpipe.export.placement import Placement, placement_for
+from quantpipe.graph.operations import CONVOLUTIONS, operation_nodes, require_operations
+from quantpipe.quantization.placement import Placement, placement_for
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
 
@@ -41,7 +41,7 @@ def insert_qdq(
         model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
         scales: Ranges named ``<operation>.input`` and ``<operation>.weight``.
         plan: Which operations are quantized; None means every one that has an input range.
-        target: A name of :data:`quantpipe.export.placement.PLACEMENT`.
+        target: A name of :data:`quantpipe.quantization.placement.PLACEMENT`.
 
     Raises:
         ArtifactError: A planned operation is not in the graph, or has no range of the right shape.

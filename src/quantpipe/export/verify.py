@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from quantpipe.detector.detections import predictions_from
 from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.nms import with_standard_nms
 from quantpipe.export.onnx_graph import read_graph, serialized
-from quantpipe.onnx_file import num_detected_classes
+from quantpipe.graph.detections import predictions_from
+from quantpipe.graph.onnx_file import num_detected_classes
 
 _BOX_COLUMNS = 4
 _SCORE_COLUMN = 5
@@ -138,7 +138,7 @@ def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
     """Returns the function that an ONNX file is, with no optimisation of ONNX Runtime applied.
 
     Detections of a graph that suppresses by itself become predictions, as
-    :mod:`quantpipe.detector.detections` says.
+    :mod:`quantpipe.graph.detections` says.
 
     Raises:
         ArtifactError: It cannot be read.

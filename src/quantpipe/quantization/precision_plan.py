@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
-from quantpipe.quantization.json_reader import expect, read_document, write_document
-from quantpipe.quantization.sensitivity_table import SensitivityTable
+from quantpipe.quantization.documents import expect, read_document, write_document
+from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 FORMAT = "quantpipe-plan"
 VERSION = 2

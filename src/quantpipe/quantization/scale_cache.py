@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpipe.errors import ArtifactError
-from quantpipe.quantization.json_reader import expect, read_document, write_document
+from quantpipe.quantization.documents import expect, read_document, write_document
 
 FORMAT = "quantpipe-scales"
 VERSION = 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from quantpipe.core.schema import Between
+from quantpipe.schema import Between
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from quantpipe.core.schema import Between, identity
 from quantpipe.core.stage import Context
 from quantpipe.errors import ConfigurationError, DataError
+from quantpipe.schema import Between, identity
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import util
 from typing import Annotated, Literal
 
-from quantpipe.core.schema import Between
 from quantpipe.engines.engine import (
     BuilderApi,
     FloatPrecision,
@@ -19,6 +18,7 @@ from quantpipe.engines.engine import (
     require_precision,
 )
 from quantpipe.errors import ConfigurationError, MachineError
+from quantpipe.schema import Between
 
 EngineName = Literal[
     "openvino",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from quantpipe.core.schema import Between
-from quantpipe.detector.architecture import STRIDES, Architecture
+from quantpipe.detector.families.yolov6.architecture import STRIDES, Architecture
 from quantpipe.errors import ConfigurationError
+from quantpipe.schema import Between
 
 Channels = Annotated[tuple[int, ...], Between(8, 4096)]
 Repeats = Annotated[tuple[int, ...], Between(1, 64)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from quantpipe.core.schema import Between
-from quantpipe.engines.tensorrt_version import installed_tensorrt
+from quantpipe.engines.tensorrt.version import installed_tensorrt
 from quantpipe.errors import ConfigurationError
+from quantpipe.schema import Between
 
 Opset = Literal["auto"] | Annotated[int, Between(17, 23)]
 _OPSET = 20

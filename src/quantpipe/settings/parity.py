@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from quantpipe.core.schema import Between
+from quantpipe.schema import Between
 from quantpipe.settings.recipe import Fraction, Positive
 
 

@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.errors import MachineError
+from quantpipe.schema import Between, ExecutionOnly
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Augmentation
-    from quantpipe.training.losses import DetectionLoss
+    from quantpipe.detector.families.yolov6.loss import DetectionLoss
     from quantpipe.training.recipe import Recipe
 
 Fraction = Annotated[float, Between(0, 1)]
@@ -101,8 +101,8 @@ def recipe(
 
 def detection_loss(loss: LossSettings, box_loss: Literal["giou", "siou"]) -> DetectionLoss:
     """The loss as the training package computes it."""
-    from quantpipe.detector.architecture import STRIDES
-    from quantpipe.training.losses import DetectionLoss
+    from quantpipe.detector.families.yolov6.architecture import STRIDES
+    from quantpipe.detector.families.yolov6.loss import DetectionLoss
 
     return DetectionLoss(
         strides=STRIDES,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from quantpipe.core.schema import Between, ExecutionOnly
 from quantpipe.distributed.launch import require_size
 from quantpipe.errors import ConfigurationError
+from quantpipe.schema import Between, ExecutionOnly
 from quantpipe.settings.recipe import ScheduleSettings
 
 

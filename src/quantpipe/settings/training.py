@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from quantpipe.core.schema import Between, ExecutionOnly
+from quantpipe.schema import Between, ExecutionOnly
 from quantpipe.settings.data import DataSettings, check_data
 from quantpipe.settings.recipe import (
     AugmentationSettings,

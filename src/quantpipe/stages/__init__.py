@@ -1,7 +1,7 @@
-"""The table of stages, and one module for each: its configuration and its run function.
+"""The table of stages, and a folder for each: its settings, its work, and its own parts.
 
-These modules import torch and the domain packages inside their functions only: a command line is
-parsed and checked, and finished results are reused, without loading any of them.
+``config.py`` is light: a command line is parsed and checked, and finished results are reused,
+without torch and the domain packages, which ``run.py`` imports.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantpipe.detector.network import RawPrediction
+from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.errors import ArtifactError
 
 _FINAL_WEIGHT = 0.01

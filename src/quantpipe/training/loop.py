@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.architecture import STRIDES
+from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.errors import Interrupted, NumericalError
+from quantpipe.process_group import Team
 from quantpipe.progress import Progress
 from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
@@ -31,7 +32,6 @@ from quantpipe.training.recipe import Recipe, detection_loss, schedule
 from quantpipe.training.session import Session
 from quantpipe.training.step import LOSS_PARTS, ExtraLoss, Stepper
 from quantpipe.training.sync_batch_norm import synchronise_batch_norm
-from quantpipe.training.team import Team
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Batch

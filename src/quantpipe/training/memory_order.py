@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from quantpipe.detector.layers import ConvBn
+from quantpipe.detector.families.yolov6.layers import ConvBn
 
 # oneDNN's backward pass of a strided 1x1 convolution writes past its workspace for channels-last
 # float32 images of fewer channels than this (uxlfoundation/oneDNN issue 6035): the heap is damaged.

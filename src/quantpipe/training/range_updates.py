@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from quantpipe.quantization.ranges import AveragedRange, LearnedRange
-from quantpipe.training.team import Team
+from quantpipe.process_group import Team
+from quantpipe.quantization.simulation.ranges import AveragedRange, LearnedRange
 
 
 class RangeUpdates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from quantpipe.training.losses import DetectionLoss
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.training.schedule import Schedule, warmup_length
 
 

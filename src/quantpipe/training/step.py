@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.network import RawPrediction
-from quantpipe.training.losses import DetectionLoss
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.process_group import Team
 from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.range_updates import RangeUpdates
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
 from quantpipe.training.session import Session
-from quantpipe.training.team import Team
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Batch

@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from quantpipe.training.team import Team
+from quantpipe.process_group import Team
 
 
 @final

@@ -1,0 +1,1 @@
+"""The command: composed, checked, run and shown."""

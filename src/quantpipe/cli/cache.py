@@ -1,0 +1,115 @@
+"""``quantpipe cache=list|verify|prune``: the store's care and its tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantpipe.core.maintenance import Kept, listed, prune, verified
+from quantpipe.core.run_cache import RunCache
+from quantpipe.core.runner import named
+from quantpipe.core.signals import stop_on_signals
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
+from quantpipe.report.progress import watching
+from quantpipe.settings.cache import CacheSettings
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_DAY = 86_400.0
+
+
+def keep_house(settings: CacheSettings, cache_root: Path) -> None:
+    """Does what ``cache.action`` says and prints what came of it.
+
+    Raises:
+        ConfigurationError: ``prune`` does not find the run directories.
+        MachineError: There is no cache at ``cache_root``, or it cannot be changed.
+        ArtifactError: ``verify`` found damaged entries; they were set aside.
+    """
+    root = cache_root.absolute()
+    if not (root / "objects").is_dir():
+        raise MachineError("holds no cache", path=root, hint="name one with cache_dir=")
+    if settings.action == "prune" and not settings.runs.is_dir():
+        raise ConfigurationError(
+            f"{settings.runs.absolute()} is not there, so nothing would be kept for any run",
+            path="cache.runs",
+            hint="name the folder of the run directories",
+        )
+    with named(None):
+        _ACTIONS[settings.action](settings, root)
+
+
+def _list(settings: CacheSettings, root: Path) -> None:
+    entries = listed(root, settings.runs.absolute())
+    _print(_by_stage(entries), f"{root}: {_amount(entries)}")
+
+
+def _verify(settings: CacheSettings, root: Path) -> None:
+    entries = listed(root, settings.runs.absolute())
+    with stop_on_signals() as stop, watching(stop) as progress:
+        cache = RunCache(root, warn=progress.note, still_wanted=stop.raise_if_set)
+        shown = progress.track(entries, "verify", total=len(entries))
+        damaged = verified(cache, shown, still_wanted=stop.raise_if_set)
+    if damaged:
+        first, fault = damaged[0]
+        raise ArtifactError(
+            f"{len(damaged)} of {len(entries)} results were damaged and set aside, "
+            f"the first is {first.stage} {first.key[:12]} ({fault})",
+            path=root,
+            hint="the runs that need them make them again",
+        )
+    print(f"{root}: {_amount(entries)}, all whole")  # noqa: T201
+
+
+def _prune(settings: CacheSettings, root: Path) -> None:
+    pruned = prune(
+        root,
+        settings.runs.absolute(),
+        max_age_days=settings.max_age_days,
+        max_bytes=None if settings.max_gib is None else int(settings.max_gib * _GIB),
+        now=time.time(),
+    )
+    _print(_by_stage(pruned.removed), f"removed {_amount(pruned.removed)}")
+    leftovers = f", leftovers {pruned.leftover_bytes / _MIB:.1f} MiB"
+    busy = f", {len(pruned.busy)} in use left alone" if pruned.busy else ""
+    print(f"{root}: {_amount(pruned.kept)} stay{leftovers}{busy}")  # noqa: T201
+
+
+_ACTIONS: Mapping[str, Callable[[CacheSettings, Path], None]] = {
+    "list": _list,
+    "verify": _verify,
+    "prune": _prune,
+}
+
+
+def _by_stage(entries: Sequence[Kept]) -> Table:
+    table = Table("stage", "results", "MiB", "kept by runs", "days unused")
+    for stage in sorted({kept.stage for kept in entries}):
+        own = [kept for kept in entries if kept.stage == stage]
+        oldest = (time.time() - min(kept.used for kept in own)) / _DAY
+        table.add_row(
+            stage,
+            str(len(own)),
+            f"{_mib(own):.1f}",
+            str(sum(kept.referred for kept in own)),
+            f"{oldest:.1f}",
+        )
+    return table
+
+
+def _print(table: Table, line: str) -> None:
+    if table.row_count:
+        Console().print(table)
+    print(line)  # noqa: T201
+
+
+def _amount(entries: Sequence[Kept]) -> str:
+    noun = "result" if len(entries) == 1 else "results"
+    return f"{len(entries)} {noun}, {_mib(entries):.1f} MiB"
+
+
+def _mib(entries: Sequence[Kept]) -> float:
+    return sum(kept.size for kept in entries) / _MIB

@@ -1,0 +1,164 @@
+"""What people look at after a run: summary, table, report, and the comparison of a sweep."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from quantpipe import __version__
+from quantpipe.cli.config import Plan
+from quantpipe.core.runner import StepRecord
+from quantpipe.engines.hardware import processor
+from quantpipe.progress import Progress
+from quantpipe.report.summary import (
+    Measurement,
+    RunInfo,
+    StageTime,
+    Summary,
+    build_summary,
+    save_summary,
+)
+from quantpipe.report.sweep import SweepJob, build_sweep, save_sweep, sweep_table
+from quantpipe.report.table import print_summary
+from quantpipe.versions import installed_versions
+
+_LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "hydra-core", "numpy")
+
+
+def present(
+    plan: Plan,
+    records: Sequence[StepRecord],
+    root: Path,
+    started: datetime,
+    seconds: float,
+    progress: Progress,
+) -> None:
+    """Writes ``summary.json`` and ``report.html`` and prints the table."""
+    summary = build_summary(
+        _run_info(plan, started, seconds),
+        [*_measurements(records), *_skipped(plan)],
+        [_time(r) for r in records],
+    )
+    save_summary(root / "summary.json", summary)
+    _write_report(plan, records, summary, root / "report.html")
+    if summary["variants"]:
+        print_summary(summary, Console())
+    reused = sum(record.reused for record in records)
+    progress.note(f"{len(records)} steps, {reused} reused, {seconds:.1f} s")
+    progress.note(f"report: {_shown(root / 'report.html')}")
+
+
+def present_sweep(folder: Path, jobs: Sequence[Path]) -> None:
+    """Writes ``sweep.json`` beside the jobs and prints their comparison."""
+    sweep = build_sweep([_sweep_job(job) for job in jobs])
+    save_sweep(folder / "sweep.json", sweep)
+    Console().print(sweep_table(sweep))
+    print(f"sweep: {_shown(folder / 'sweep.json')}", file=sys.stderr)  # noqa: T201
+
+
+def _sweep_job(job: Path) -> SweepJob:
+    status = json.loads((job / "status.json").read_bytes())
+    return SweepJob(
+        name=job.name,
+        overrides=tuple(status.get("overrides", ())),
+        summary_path=job / "summary.json",
+        failure=status.get("error"),
+    )
+
+
+def _run_info(plan: Plan, started: datetime, seconds: float) -> RunInfo:
+    model, data = plan.composed["model"], plan.composed["data"]
+    return {
+        "pipeline": plan.pipeline.name,
+        "command": shlex.join(["quantpipe", *plan.overrides]),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "seed": plan.settings.seed,
+        "device": plan.device,
+        "hardware": processor(),
+        "model": f"{model['name']} at {model['image_size']} px",
+        "data": str(data.get("root") or data["format"]),
+        "versions": {"quantpipe": __version__, **installed_versions(_LIBRARIES)},
+    }
+
+
+def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
+    for record in records:
+        for measured in record.metrics.get("variants", ()):
+            yield Measurement(
+                name=measured["name"],
+                precision=measured["precision"],
+                engine=measured["engine"],
+                image_size=measured["image_size"],
+                map=measured["map"],
+                map50=measured["map50"],
+                agreement=measured["agreement"],
+                latency={int(batch): times for batch, times in measured["latency"].items()},
+                size_mb=measured["size_mb"],
+                float_layers=measured["float_layers"],
+                fps={int(batch): rate for batch, rate in measured["fps"].items()},
+                fallbacks=measured["fallbacks"],
+                parity=measured["parity"],
+            )
+
+
+def _skipped(plan: Plan) -> Iterator[Measurement]:
+    """Optional engines that this machine cannot run."""
+    for step, reason in plan.skipped.items():
+        name = step.rpartition(".")[2]
+        yield Measurement(
+            name=name,
+            precision=name,
+            engine=plan.composed["engine"]["name"],
+            image_size=plan.composed["model"]["image_size"],
+            skipped=reason,
+        )
+
+
+def _time(record: StepRecord) -> StageTime:
+    return {"step": record.step, "seconds": round(record.spent, 3), "reused": record.reused}
+
+
+def _write_report(plan: Plan, records: Sequence[StepRecord], summary: Summary, path: Path) -> None:
+    from quantpipe.report.html import Report, write_report
+    from quantpipe.report.pages import charts, examples
+
+    files = {
+        (record.stage, name): artifact.path
+        for record in records
+        for name, artifact in record.artifacts.items()
+    }
+    report = Report(
+        summary=summary,
+        charts=charts(
+            summary,
+            table=files.get(("sensitivity", "table")),
+            plan=files.get(("partial_quant", "plan")),
+            histories={s: p for (s, name), p in files.items() if name == "history"},
+        ),
+        examples=examples(files.get(("evaluate", "examples"))),
+        settings=_settings(plan),
+        provenance={record.step: record.key for record in records},
+    )
+    write_report(path, report)
+
+
+def _settings(plan: Plan) -> dict[str, Mapping[str, Any]]:
+    """The values that each group and each step was run with."""
+    return {
+        name: {key: value for key, value in values.items() if key not in ("data", "model")}
+        for name, values in plan.composed.items()
+        if isinstance(values, Mapping) and name != "pipeline"
+    }
+
+
+def _shown(path: Path) -> Path:
+    """A path as a person would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,123 @@
+"""One run from its plan to its table: the runner, then what people look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from quantpipe.cli.config import Plan, to_yaml
+from quantpipe.cli.presentation import present, present_sweep
+from quantpipe.core.run_cache import RunCache
+from quantpipe.core.run_directory import RunDirectory
+from quantpipe.core.runner import Runner, named, run_pipeline
+from quantpipe.core.signals import StopRequest, stop_on_signals
+from quantpipe.errors import Interrupted, MachineError, QuantpipeError
+from quantpipe.files import write_atomic
+from quantpipe.progress import Progress
+from quantpipe.report.progress import watching
+from quantpipe.report.run_log import Logged
+
+
+def run_plan(plan: Plan) -> None:
+    """Runs the plan in its run directory and shows what came of it.
+
+    Raises:
+        QuantpipeError: after the status was written; what was finished is kept.
+    """
+    root = plan.settings.run_dir.absolute()
+    _writable(root, "run_dir")
+    limits = _read_only(plan.settings.cache_dir.absolute())
+    with stop_on_signals() as stop, stop.explained(), watching(stop) as shown, named(None):
+        progress = Logged(shown, root / "run.log")
+        directory = RunDirectory(root, warn=progress.note)
+        with directory.held():
+            if limits is not None:
+                progress.note(limits)
+            _run_held(plan, directory, stop, progress)
+
+
+def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress) -> None:
+    try:
+        with named(None), stop.explained():
+            _run_and_present(plan, directory, stop, progress)
+    except QuantpipeError as error:
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        with suppress(OSError):  # a full disk must not hide why the run failed
+            directory.write_status(
+                state,
+                error.stage,
+                overrides=plan.overrides,
+                error=str(error),
+                exit_code=error.exit_code,
+            )
+        raise
+
+
+def _run_and_present(
+    plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress
+) -> None:
+    cache = RunCache(
+        plan.settings.cache_dir.absolute(), warn=progress.note, still_wanted=stop.raise_if_set
+    )
+    runner = Runner(
+        cache=cache,
+        run_directory=directory,
+        progress=progress,
+        stop=stop,
+        seed=plan.settings.seed,
+        device=plan.device,
+    )
+    write_atomic(directory.root / "config.yaml", to_yaml(plan.composed).encode())
+    started, start = datetime.now(UTC).astimezone(), time.monotonic()
+    records = run_pipeline(plan.pipeline, runner)
+    directory.remove_unclaimed()
+    directory.write_manifest(plan.pipeline.name, {r.step: r.as_json() for r in records})
+    seconds = time.monotonic() - start
+    present(plan, records, directory.root, started, seconds, progress)
+    directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
+
+
+def report_sweep(folder: Path) -> int:
+    """Prints and writes the comparison of a sweep's jobs; returns the worst of their exit codes."""
+    jobs = sorted(
+        (path.parent for path in folder.glob("*/status.json")), key=lambda path: _number(path.name)
+    )
+    present_sweep(folder, jobs)
+    return max((_exit_code_of(job) for job in jobs), default=0)
+
+
+def _exit_code_of(job: Path) -> int:
+    status = json.loads((job / "status.json").read_bytes())
+    return int(status.get("exit_code", 0))
+
+
+def _number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (sys.maxsize, name)
+
+
+def _read_only(cache: Path) -> str | None:
+    """Refuses a cache that is of no use; what can only be read still serves, and is told."""
+    try:
+        _writable(cache, "cache_dir")
+    except MachineError as error:
+        if not (cache / "objects").is_dir():
+            raise
+        return f"{cache} can only be read ({error.cause}): what it holds is used, nothing is added"
+    return None
+
+
+def _writable(folder: Path, setting: str) -> None:
+    """Refuses a folder that cannot be written before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"{error.strerror}", path=folder, hint=f"choose a folder to write in with {setting}="
+        ) from error

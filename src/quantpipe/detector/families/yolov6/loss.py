@@ -1,0 +1,104 @@
+"""The detection loss: varifocal classification and IoU regression on assigned anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quantpipe.detector.families.yolov6.anchors import anchor_points, decode_boxes
+from quantpipe.detector.families.yolov6.assignment import task_aligned_assignment
+from quantpipe.detector.families.yolov6.box_losses import BOX_LOSSES
+from quantpipe.detector.families.yolov6.network import RawPrediction
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Cross entropy weighted by the target where it is positive, else by alpha p^gamma.
+
+    Zhang et al., "VarifocalNet", arXiv 2008.13367, equation 2.
+
+    Args:
+        logits: Class logits of any shape.
+        targets: IoU-aware class scores in 0..1, same shape; 0 is background.
+        alpha: Weight of the background.
+        gamma: How much easy background is discounted.
+
+    Returns:
+        The loss of each element.
+    """
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    background = alpha * logits.sigmoid().pow(gamma)
+    return torch.where(targets > 0, targets, background) * cross_entropy
+
+
+class LossValue(NamedTuple):
+    """A loss to differentiate, and its weighted parts."""
+
+    total: Tensor
+    classification: Tensor
+    box: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLoss:
+    """Assignment and losses of one batch, always in float32."""
+
+    strides: tuple[int, ...]
+    box_loss: Literal["giou", "siou"]
+    topk: int
+    alpha: float
+    beta: float
+    focal_alpha: float
+    focal_gamma: float
+    classification_weight: float
+    box_weight: float
+
+    def __call__(
+        self,
+        prediction: RawPrediction,
+        boxes: Tensor,
+        labels: Tensor,
+        *,
+        over_team: Callable[[Tensor], Tensor] = lambda local: local,
+        assigned_by: RawPrediction | None = None,
+    ) -> LossValue:
+        """Returns the loss, divided by the sum of the target scores (at least 1).
+
+        The losses of all ranks add up to the loss of their batches as one.
+
+        Args:
+            prediction: Class logits (B, A, C), distances (B, A, 4) in cells, neck outputs.
+            boxes: (B, M, 4) x1, y1, x2, y2 in pixels.
+            labels: (B, M), negative where a row is padding.
+            over_team: Sums a value over the ranks that share the batch.
+            assigned_by: Whose prediction decides the targets; None: this one's own.
+        """
+        logits = prediction.class_logits.float()
+        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in prediction.features]
+        points, strides = anchor_points(sizes, self.strides, logits.device)
+        predicted = decode_boxes(prediction.distances.float(), points, strides)
+        judge = prediction if assigned_by is None else assigned_by
+        positive = task_aligned_assignment(
+            judge.class_logits.float(),
+            decode_boxes(judge.distances.float(), points, strides),
+            points,
+            boxes,
+            labels,
+            topk=self.topk,
+            alpha=self.alpha,
+            beta=self.beta,
+        )
+        targets = torch.zeros_like(logits)
+        targets[positive.image, positive.anchor, positive.label] = positive.score
+        # The floor keeps an image with hardly anything in it from having a huge loss.
+        total_score = over_team(positive.score.sum()).clamp_min(1)
+
+        focal = varifocal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        misfit = BOX_LOSSES[self.box_loss](predicted[positive.image, positive.anchor], positive.box)
+        classification = self.classification_weight * focal.sum() / total_score
+        box = self.box_weight * (misfit * positive.score).sum() / total_score
+        return LossValue(classification + box, classification, box)

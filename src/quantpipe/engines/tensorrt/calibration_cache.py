@@ -1,0 +1,122 @@
+"""The text in which TensorRT 10 and older keep the ranges of implicit quantization.
+
+The first line is ``TRT-<version>-<algorithm>``; each further one ``<tensor>: <scale>``, the scale
+as the eight hexadecimal digits of a big-endian IEEE 754 float32, and amax = 127 * scale.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+
+from quantpipe.errors import ArtifactError
+from quantpipe.files import write_atomic
+from quantpipe.graph.operations import graph_inputs, operation_nodes, require_operations
+from quantpipe.quantization.precision_plan import PrecisionPlan
+from quantpipe.quantization.scale_cache import ScaleCache
+
+Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
+_LEVELS = 127.0
+_HEADER = re.compile(r"TRT-(\d+)-(\w+)")
+_SCALE = re.compile(r"[0-9a-fA-F]{1,8}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationCache:
+    """A calibration cache.
+
+    Attributes:
+        version: TensorRT's version as one number, 8601 for 8.6.1.
+        algorithm: The calibrator class that TensorRT takes it from.
+        amax: Range by name of the ONNX tensor.
+    """
+
+    version: int
+    algorithm: str
+    amax: Mapping[str, float]
+
+
+def activation_ranges(
+    model: onnx.ModelProto, scales: ScaleCache, plan: PrecisionPlan | None
+) -> dict[str, float]:
+    """Returns the range of every ONNX tensor that a planned operation of a float graph reads.
+
+    Where several read one tensor with unequal ranges the largest holds.
+
+    Raises:
+        ArtifactError: A planned operation is not in the graph, or has no range.
+    """
+    nodes = operation_nodes(ir.from_proto(model).graph)
+    planned = scales.operations() if plan is None else plan.quantized
+    require_operations(nodes, planned)
+    tensors = graph_inputs(nodes)
+    ranges: dict[str, float] = {}
+    for operation in planned:
+        name = f"{operation}.input"
+        if name not in scales.scales:
+            raise ArtifactError(
+                f"the scale cache has no range for '{name}'", hint="calibrate again"
+            )
+        for tensor in tensors[operation]:
+            ranges[tensor] = max(ranges.get(tensor, 0.0), max(scales.scales[name].amax))
+    return ranges
+
+
+def calibration_cache_text(cache: CalibrationCache) -> str:
+    """Returns the text of a calibration cache.
+
+    Raises:
+        ArtifactError: A range is not a positive float32 number.
+    """
+    lines = [f"TRT-{cache.version}-{cache.algorithm}"]
+    for name, amax in cache.amax.items():
+        scale = amax / _LEVELS
+        if not (math.isfinite(scale) and scale > 0.0):
+            raise ArtifactError(f"tensor '{name}' has a range of {amax}")
+        lines.append(f"{name}: {struct.pack('!f', scale).hex()}")
+    return "\n".join(lines) + "\n"
+
+
+def write_calibration_cache(path: Path, cache: CalibrationCache) -> None:
+    """Writes a calibration cache atomically."""
+    write_atomic(path, calibration_cache_text(cache).encode())
+
+
+def read_calibration_cache(path: Path) -> CalibrationCache:
+    """Reads a calibration cache.
+
+    Raises:
+        ArtifactError: It cannot be read, or a line is not what it should be.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError("is not text", path=path) from error
+    header = _HEADER.fullmatch(lines[0].strip()) if lines else None
+    if header is None:
+        raise ArtifactError("does not begin with 'TRT-<version>-<algorithm>'", path=path)
+    amax = dict(
+        _range(path, number, line) for number, line in enumerate(lines[1:], 2) if line.strip()
+    )
+    return CalibrationCache(version=int(header[1]), algorithm=header[2], amax=amax)
+
+
+def _range(path: Path, number: int, line: str) -> tuple[str, float]:
+    # A tensor's name may hold colons itself.
+    name, separator, digits = line.rpartition(":")
+    if not separator or _SCALE.fullmatch(digits.strip()) is None:
+        raise ArtifactError(f"line {number} is not '<tensor>: <hexadecimal scale>'", path=path)
+    (scale,) = struct.unpack("!f", bytes.fromhex(digits.strip().zfill(8)))
+    if not (math.isfinite(scale) and scale >= 0.0):
+        raise ArtifactError(f"line {number} holds a scale of {scale}", path=path)
+    return name, scale * _LEVELS

@@ -1,0 +1,99 @@
+"""The command lines that build and time the same engine with NVIDIA's own tool."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from quantpipe.engines.engine import BuildSettings
+from quantpipe.engines.tensorrt.version import TensorRtVersion
+
+# 11 does these by default and warns where it is told to.
+_TIMED_AS_IN_11 = ("--useCudaGraph", "--noDataTransfers", "--useSpinWait")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrtexecFiles:
+    """Names of files, in the folder that the lines are run in.
+
+    Attributes:
+        onnx: The model.
+        plan: What the first line writes and the second reads; not an engine file of quantpipe.
+        timing_cache: Kept between builds.
+        calibration_cache: Read where the settings hold a calibration cache.
+    """
+
+    onnx: str
+    plan: str
+    timing_cache: str
+    calibration_cache: str
+
+
+def trtexec_commands(
+    version: TensorRtVersion,
+    settings: BuildSettings,
+    files: TrtexecFiles,
+    *,
+    input_name: str,
+    dynamic: bool,
+    batch_size: int,
+) -> tuple[str, str]:
+    """Returns two shell lines for a batch size: one that builds, and one that times.
+
+    Everything that versions do differently by default is said outright, so that figures compare:
+    one stream of CUDA graphs, without copies, with as many runs. ``GPU Compute Time`` is what the
+    GPU takes, ``Throughput`` counts batches.
+
+    Args:
+        version: Of the ``trtexec`` that will run them.
+        settings: As the engine was built.
+        files: Names of files.
+        input_name: The model's input.
+        dynamic: Whether its batch is; a fixed one takes no shapes.
+        batch_size: Images of a run.
+    """
+    size = settings.image_size
+    shape = f"{input_name}:{batch_size}x3x{size}x{size}"
+    ranges = ("min", "opt", "max") if dynamic else ()
+    build = [
+        "trtexec",
+        f"--onnx={files.onnx}",
+        f"--saveEngine={files.plan}",
+        *(f"--{end}Shapes={shape}" for end in ranges),
+        *_precision_arguments(version, settings),
+        *_calibration_arguments(settings, files),
+        f"--memPoolSize=workspace:{settings.workspace_mib}",
+        f"--builderOptimizationLevel={settings.optimization_level}",
+        "--noTF32",
+        "--profilingVerbosity=detailed",
+        f"--timingCacheFile={files.timing_cache}",
+        "--skipInference",
+    ]
+    time = [
+        "trtexec",
+        f"--loadEngine={files.plan}",
+        *([f"--shapes={shape}"] if dynamic else []),
+        "--infStreams=1",
+        "--warmUp=200",
+        "--duration=3",
+        "--iterations=10",
+        "--avgRuns=10",
+        "--percentile=50,95,99",
+        *(_TIMED_AS_IN_11 if version.major < 11 else ()),
+    ]
+    return shlex.join(build), shlex.join(time)
+
+
+def _precision_arguments(version: TensorRtVersion, settings: BuildSettings) -> list[str]:
+    cached = settings.calibration_cache is not None
+    if version.takes_types_from_graph(calibration_cache=cached):
+        return ["--stronglyTyped"] if version.major == 10 else []
+    floats = settings.float_precision if settings.precision == "int8" else settings.precision
+    int8 = ["--int8"] if settings.precision == "int8" else []
+    return [*int8, "--fp16"] if floats == "half" else int8
+
+
+def _calibration_arguments(settings: BuildSettings, files: TrtexecFiles) -> list[str]:
+    if settings.calibration_cache is None:
+        return []
+    return [f"--calib={files.calibration_cache}"]

@@ -1,0 +1,1 @@
+"""ONNX files: reading them whole, their operations, and bisecting them."""

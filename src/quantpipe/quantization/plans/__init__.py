@@ -1,0 +1,1 @@
+"""Which operations stay in float: by a ranking, by a budget, by latency."""

@@ -1,0 +1,1 @@
+"""What INT8 in each operation does to the detector."""

@@ -1,0 +1,166 @@
+"""Damage that is measured, with one operation after the other switched.
+
+``map``: the published way (YOLOv6, arXiv 2209.02976, section 2.5). ``loss``: the detection loss of
+every image, which the same quantization changes by little and always, where mAP changes by jumps.
+``output``: what the network gives out, without labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from quantpipe.errors import NumericalError
+from quantpipe.quantization.output_error import OutputError
+from quantpipe.quantization.records import Record
+from quantpipe.quantization.sensitivity.degradation import (
+    Counts,
+    Floats,
+    bootstrap_errors,
+    mean_harm,
+)
+from quantpipe.quantization.sensitivity.ranking import Measured, Method, Subject
+from quantpipe.quantization.sensitivity.sweep import REFERENCE, Probe, Walk, walk
+from quantpipe.quantization.sensitivity.table import Accuracy
+
+B = TypeVar("B")
+S = TypeVar("S")
+
+Outputs = Callable[[nn.Module, B], Sequence[Tensor]]
+
+_VALUE = "value"
+
+
+class Matched(Protocol):
+    """Detections on N images, matched to what is there."""
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        ...
+
+    def average_precision(self) -> Accuracy:
+        """Returns the average precision on all images."""
+        ...
+
+    def resampled(self, multiplicities: Counts) -> Floats:
+        """Returns mAP 50:95, (R,), where every image counts as often as (R, N) say."""
+        ...
+
+
+def by_map(
+    detect: Callable[[nn.Module, B], Record], match: Callable[[Sequence[Record]], Matched]
+) -> Method[B]:
+    """Returns the method that measures average precision with one operation switched.
+
+    Args:
+        detect: The detections of a network on a batch, as arrays.
+        match: Matches the detections of all batches, in order.
+    """
+
+    def measure(subject: Subject[B]) -> Measured:
+        probe: Probe[B, Record] = Probe(name="map", look=detect, keep=lambda seen, _: seen)
+        found = walk(subject, probe)
+        matched = {name: match(records) for name, records in found.records.items()}
+        reference = matched.pop(REFERENCE)
+        accuracies = {n: _checked(n, m.average_precision()) for n, m in matched.items()}
+        return Measured(
+            harm=_MapHarm(
+                reference=reference, switched=tuple(matched.values()), sign=_sign(subject)
+            ),
+            seconds=found.seconds,
+            passes=found.passes,
+            accuracies=accuracies,
+            baseline=reference.average_precision().map,
+        )
+
+    return measure
+
+
+def by_loss(predict: Callable[[nn.Module, B], S], losses: Callable[[S, S], Tensor]) -> Method[B]:
+    """Returns the method that measures the change of a loss, paired image by image.
+
+    Args:
+        predict: What the loss needs of a network and a batch.
+        losses: From that, and from the same of the float network, the loss of each image alone,
+            (B,). What the float network found decides what is wanted of all of them: targets that
+            followed the damage would hide it.
+    """
+    return _by_images("loss", predict, losses)
+
+
+def by_output(outputs: Outputs[B], error: OutputError) -> Method[B]:
+    """Returns the method that measures the error of the outputs against the float network.
+
+    Args:
+        outputs: Of a network on a batch, each (B, ...).
+        error: What an error of the outputs is.
+    """
+    return _by_images(f"output {error.name}", outputs, error.measure)
+
+
+def _by_images(
+    name: str, look: Callable[[nn.Module, B], S], values: Callable[[S, S], Tensor]
+) -> Method[B]:
+    def measure(subject: Subject[B]) -> Measured:
+        probe: Probe[B, S] = Probe(
+            name=name, look=look, keep=lambda seen, in_float: _kept(values(seen, in_float))
+        )
+        return _mean_change(subject, walk(subject, probe))
+
+    return measure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _MapHarm:
+    """Average precision lost to each operation, against a reference on the same images."""
+
+    reference: Matched
+    switched: tuple[Matched, ...]
+    sign: float
+
+    @property
+    def num_images(self) -> int:
+        return self.reference.num_images
+
+    def resampled(self, multiplicities: Counts) -> Floats:
+        reference = self.reference.resampled(multiplicities)
+        columns = [reference - one.resampled(multiplicities) for one in self.switched]
+        return self.sign * np.stack(columns, axis=1)
+
+    def standard_errors(self, *, seed: int) -> Floats | None:
+        return None if self.num_images < 2 else bootstrap_errors(self, seed=seed)
+
+
+def _mean_change(subject: Subject[B], found: Walk) -> Measured:
+    values = {
+        name: [float(v) for record in records for v in record[_VALUE]]
+        for name, records in found.records.items()
+    }
+    reference = values.pop(REFERENCE)
+    sign = _sign(subject)
+    changes = {
+        name: [sign * (value - before) for value, before in zip(row, reference, strict=True)]
+        for name, row in values.items()
+    }
+    return Measured(harm=mean_harm(changes), seconds=found.seconds, passes=found.passes)
+
+
+def _sign(subject: Subject[B]) -> float:
+    """1 where a switched operation is in INT8, and does harm; -1 where it is spared it."""
+    return 1.0 if subject.direction == "only" else -1.0
+
+
+def _kept(values: Tensor) -> Mapping[str, Floats]:
+    return {_VALUE: values.double().cpu().numpy()}
+
+
+def _checked(name: str, accuracy: Accuracy) -> Accuracy:
+    if not all(math.isfinite(value) for value in accuracy):
+        raise NumericalError(f"the network with '{name}' switched scores {tuple(accuracy)}")
+    return accuracy

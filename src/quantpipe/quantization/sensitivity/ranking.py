@@ -1,0 +1,164 @@
+"""How much each operation suffers from INT8: one interface over four ways to find out.
+
+A method measures or estimates the harm of every operation on the same images
+(:mod:`~quantpipe.quantization.sensitivity.measured`,
+:mod:`~quantpipe.quantization.sensitivity.gradient`); what a ranking by it is worth and what it cost
+is told in the same way for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from torch import nn
+
+from quantpipe.progress import Progress
+from quantpipe.quantization.operations import Operation
+from quantpipe.quantization.scale_cache import ScaleCache
+from quantpipe.quantization.sensitivity.degradation import Harm, reliability
+from quantpipe.quantization.sensitivity.table import (
+    Accuracy,
+    Direction,
+    SensitivityMethod,
+    SensitivityRow,
+    SensitivityTable,
+    sorted_table,
+)
+
+B = TypeVar("B")
+
+
+class Sharers(Protocol):
+    """The processes that share a ranking; each calls the same in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in their order, in every process."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Generic[B]):
+    """The operations to rank, and the images to rank them on.
+
+    Attributes:
+        network: A deployed float network in evaluation mode.
+        scales: Its ranges.
+        operations: In execution order.
+        direction: ``only``: each operation alone in INT8, against the float network;
+            ``all_but``: each alone in float inside the INT8 network, against that network.
+        batches: Of the images; read once.
+        num_batches: How many there are.
+        batch_size: The images of each of them but the last.
+        team: Who shares the work; every process has all batches.
+        seed: Of projections, resamples and halvings.
+        progress: Shows the work.
+        progress_folder: Keeps what is measured, so that a run that was stopped goes on from there.
+    """
+
+    network: nn.Module
+    scales: ScaleCache
+    operations: Sequence[Operation]
+    direction: Direction
+    batches: Iterable[B]
+    num_batches: int
+    batch_size: int
+    team: Sharers
+    seed: int
+    progress: Progress
+    progress_folder: Path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operations by name."""
+        return tuple(operation.name for operation in self.operations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a method found.
+
+    Attributes:
+        harm: Of the operations, in their order.
+        seconds: The time that it took: of the slowest process, and of all runs together where it
+            was stopped.
+        passes: How often each image went through the network, forward or backward; a pass that
+            reused the outputs of some operations counts by the share of those it computed.
+        accuracies: Of the network with each operation switched, where that is measured.
+        baseline: mAP 50:95 of the network with none switched, likewise.
+    """
+
+    harm: Harm
+    seconds: float
+    passes: float
+    accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
+    baseline: float | None = None
+
+
+Method = Callable[[Subject[B]], Measured]
+
+
+def rank_operations(
+    name: SensitivityMethod, method: Method[B], subject: Subject[B]
+) -> SensitivityTable:
+    """Ranks the operations from harmless to harmful.
+
+    Raises:
+        DataError: There is no image.
+        NumericalError: A score is no number.
+        Interrupted: A signal asked to stop; what was measured is kept.
+    """
+    measured = method(subject)
+    harm = measured.harm
+    once = np.ones((1, harm.num_images), dtype=np.int64)
+    errors = harm.standard_errors(seed=subject.seed)
+    rows = [
+        _row(
+            operation,
+            float(value),
+            None if errors is None else float(errors[index]),
+            measured.accuracies.get(operation),
+        )
+        for index, (operation, value) in enumerate(
+            zip(subject.names, harm.resampled(once)[0], strict=True)
+        )
+    ]
+    return sorted_table(
+        name,
+        rows,
+        direction=subject.direction,
+        baseline=measured.baseline,
+        weights_digest=subject.scales.weights_digest,
+        num_images=harm.num_images,
+        seconds=measured.seconds,
+        passes=measured.passes,
+        reliability=reliability(harm, seed=subject.seed),
+    )
+
+
+def _row(
+    name: str, harm: float, standard_error: float | None, accuracy: Accuracy | None
+) -> SensitivityRow:
+    if accuracy is None:
+        return SensitivityRow(name=name, score=harm, standard_error=standard_error)
+    return SensitivityRow(
+        name=name,
+        score=accuracy.map,
+        standard_error=standard_error,
+        map50=accuracy.map50,
+        map=accuracy.map,
+        drop=harm,
+    )

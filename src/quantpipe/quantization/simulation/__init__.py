@@ -1,0 +1,1 @@
+"""Networks that compute as INT8 would."""

@@ -1,0 +1,1 @@
+"""Integers for the weights, and biases, fitted on images."""

@@ -1,0 +1,184 @@
+"""Ranges for every operation, from unaugmented images, into the scale cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from quantpipe.assembly.images import sample
+from quantpipe.assembly.networks import require_classes, with_weights
+from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
+from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.quantization.calibration.bootstrap import (
+    Solve,
+    bootstrap_ranges,
+    describe_flagged,
+    save_intervals,
+)
+from quantpipe.quantization.calibration.pytorch_quantization import toolkit_amax
+from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.operations import Operation, find_operations
+from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache, save_scales
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.settings.data import open_split
+from quantpipe.stages.calibrate.config import CalibrateConfig, method_of
+from quantpipe.stages.calibrate.fitting import fit_to_int8
+from quantpipe.stages.calibrate.released_ranges import METHOD, read_public_ranges
+from quantpipe.stages.calibrate.statistics import CalibrationImages, counted, solver
+
+
+def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Folds BatchNorm, collects ranges, fits to INT8, writes checkpoint and scales."""
+    source = inputs["checkpoint"].path
+    trained = load_checkpoint(source)
+    dataset = open_split(config.data, config.split, context)
+    require_classes(trained, dataset.class_names, source)
+    network = restore_detector(trained)
+    network = network if trained.form == "deploy" else fold_batch_norm(network)
+    network = network.to(context.device).eval()
+    checkpoint = with_weights(trained, network, form="deploy")
+
+    size = trained.image_size
+    example = torch.zeros(1, 3, size, size, device=context.device)
+    operations = find_operations(network, example)
+    chosen = sample(len(dataset.images), config.num_images, context.seed)
+    images = CalibrationImages(
+        dataset=dataset,
+        chosen=chosen,
+        image_size=size,
+        batch_size=config.batch_size,
+    )
+    method = METHOD if config.from_checkpoint is not None else method_of(config)
+    amax, weights = _ranges(
+        config, network, operations, images, checkpoint.weights_digest, outputs, context
+    )
+    cache = build_scale_cache(
+        unify(amax, concat_groups(network, example)),
+        weights,
+        method=method,
+        weights_digest=checkpoint.weights_digest,
+        data_digest=dataset.subset(chosen).fingerprint(None),
+        preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
+    )
+    fitted = fit_to_int8(
+        network,
+        cache,
+        dataset.subset(chosen),
+        image_size=size,
+        batch_size=config.batch_size,
+        bias_correction=config.bias_correction,
+        weight_rounding=config.weight_rounding,
+        settings=config.adjustment,
+        context=context,
+    )
+    checkpoint = with_weights(checkpoint, fitted.network)
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+    cache = replace(fitted.scales, weights_digest=checkpoint.weights_digest)
+    save_scales(outputs["scales"], cache)
+    return {
+        "num_images": len(chosen),
+        "num_operations": len(amax),
+        "method": method,
+        **fitted.metrics,
+    }
+
+
+def _ranges(
+    config: CalibrateConfig,
+    network: Detector,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    weights_digest: str,
+    outputs: Outputs,
+    context: Context,
+) -> tuple[dict[str, float], dict[str, TensorScale]]:
+    """Ranges of inputs and weights: of a calibrated checkpoint, or from images."""
+    progress = context.progress
+    if config.from_checkpoint is None:
+        return (
+            _activation_ranges(
+                config, network, operations, images, weights_digest, outputs, context
+            ),
+            weight_scales(network, operations, config.weight_method, progress=progress),
+        )
+    found = read_public_ranges(config.from_checkpoint, network, operations)
+    if found.missing:
+        progress.note(
+            f"{context.step}: {config.from_checkpoint.name} leaves {len(found.missing)} operations "
+            f"in float: {', '.join(found.missing[:4])}" + (", ..." if found.missing[4:] else "")
+        )
+    return found.activations, found.weights
+
+
+def _activation_ranges(
+    config: CalibrateConfig,
+    network: Detector,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    weights_digest: str,
+    outputs: Outputs,
+    context: Context,
+) -> dict[str, float]:
+
+    method = method_of(config)
+    if config.implementation == "toolkit":
+        assert method != "auto"
+        return toolkit_amax(
+            network,
+            operations,
+            images.batches(context.device),
+            method=method,
+            percentile=config.percentile,
+            image_names=images.names,
+            progress=context.progress,
+            total=images.num_batches,
+        )
+    statistics = counted(
+        network,
+        operations,
+        images,
+        weights_digest=weights_digest,
+        by_image=config.bootstrap > 0,
+        num_ranks=config.trainer.devices,
+        timeout_seconds=config.trainer.timeout_s,
+        context=context,
+    )
+    solve = solver(
+        network,
+        operations,
+        images,
+        statistics,
+        method=method,
+        percentile=config.percentile,
+        context=context,
+    )
+    amax = solve(None)
+    if config.bootstrap:
+        _report_intervals(config, amax, solve, len(images.chosen), outputs["ranges"], context)
+    return amax
+
+
+def _report_intervals(
+    config: CalibrateConfig,
+    amax: Mapping[str, float],
+    solve: Solve,
+    num_images: int,
+    path: Path,
+    context: Context,
+) -> None:
+
+    intervals = bootstrap_ranges(
+        amax,
+        solve,
+        num_images=num_images,
+        count=config.bootstrap,
+        max_spread=config.max_spread,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    save_intervals(path, intervals, count=config.bootstrap, max_spread=config.max_spread)
+    context.progress.note(f"{context.step}: {describe_flagged(intervals, config.max_spread)}")

@@ -1,0 +1,228 @@
+"""Activation ranges from the images of a data set: one pass, solved for a method, resampled."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantpipe.assembly.images import float_batches, num_batches
+from quantpipe.core.stage import Context
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.detector.families.yolov6.network import Detector, RawPrediction
+from quantpipe.distributed.ranks import run_together
+from quantpipe.process_group import Team
+from quantpipe.progress import Progress, Silent
+from quantpipe.quantization.calibration import collect as calibration
+from quantpipe.quantization.calibration.candidates import (
+    candidate_ranges,
+    chosen_ranges,
+    range_harms,
+)
+from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, solve
+from quantpipe.quantization.calibration.statistics_file import load_statistics, save_statistics
+from quantpipe.quantization.operations import Operation
+from quantpipe.quantization.output_error import OUTPUT_ERRORS
+from quantpipe.quantization.shared_ranges import concat_groups, unify
+
+_STATISTICS, _STATISTICS_VERSION = "statistics.npz", 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """Some images of a data set, in batches.
+
+    Attributes:
+        dataset: Where they are.
+        chosen: Their numbers in it, ascending.
+        image_size: Of the letterboxed images.
+        batch_size: How many pass the network at once.
+    """
+
+    dataset: DetectionDataset
+    chosen: Sequence[int]
+    image_size: int
+    batch_size: int
+
+    def batches(self, device: str, *, rank: int = 0, num_ranks: int = 1) -> Iterator[Tensor]:
+        """Yields (B, 3, S, S) float images, 0..1: a rank's rows of every batch, perhaps none.
+
+        ``num_ranks`` divides the batch size.
+        """
+        size, part = self.image_size, self.batch_size // num_ranks
+        own = self.numbers(rank, num_ranks)
+        yield from float_batches(
+            self.dataset,
+            [self.chosen[number] for number in own],
+            image_size=size,
+            batch_size=part,
+            device=device,
+        )
+        if num_batches(len(own), part) < self.num_batches:
+            yield torch.empty(0, 3, size, size, device=device)
+
+    def numbers(self, rank: int, num_ranks: int) -> range:
+        """Which of ``chosen`` a rank is given."""
+        return range(rank, len(self.chosen), num_ranks)
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches there are."""
+        return num_batches(len(self.chosen), self.batch_size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files, for errors."""
+        return tuple(self.dataset.images[number].path.name for number in self.chosen)
+
+
+def counted(
+    network: Detector,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    *,
+    weights_digest: str,
+    by_image: bool,
+    num_ranks: int,
+    timeout_seconds: float,
+    context: Context,
+) -> Statistics:
+    """What every operation reads; counted once for every method and percentile, and kept.
+
+    ``num_ranks`` processes share every batch; what they find does not depend on their number.
+
+    Raises:
+        MachineError: A rank died or no longer answers; names it.
+    """
+    named_by = {
+        "statistics": _STATISTICS_VERSION,
+        "weights": weights_digest,
+        "images": images.dataset.subset(images.chosen).fingerprint(None),
+        "image_size": images.image_size,
+        "batch_size": images.batch_size,
+        "device": context.device,
+        "by_image": by_image,
+    }
+    job = _CountingJob(
+        network=network if num_ranks == 1 else copy.deepcopy(network).cpu(),
+        operations=operations,
+        images=images,
+        by_image=by_image,
+        device=context.device,
+    )
+
+    def count() -> Statistics:
+        return run_together(
+            lambda team: _count(team, job, context.progress),
+            _count_along,
+            job,
+            size=num_ranks,
+            device=context.device,
+            timeout_seconds=timeout_seconds,
+        )
+
+    folder = context.materialise(
+        named_by, lambda root: save_statistics(root / _STATISTICS, count())
+    )
+    return load_statistics(folder / _STATISTICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CountingJob:
+    """What every rank is told."""
+
+    network: Detector
+    operations: Sequence[Operation]
+    images: CalibrationImages
+    by_image: bool
+    device: str
+
+
+def _count_along(team: Team, job: _CountingJob) -> None:
+    _count(team, job, Silent())
+
+
+def _count(team: Team, job: _CountingJob, progress: Progress) -> Statistics:
+    images = job.images
+    device = f"cuda:{team.local_rank}" if job.device == "cuda" else job.device
+    return calibration.collect(
+        job.network.to(device),
+        job.operations,
+        images.batches(device, rank=team.rank, num_ranks=team.size),
+        by_image=job.by_image,
+        image_names=images.names,
+        ranks=team if team.size > 1 else None,
+        image_numbers=images.numbers(team.rank, team.size),
+        progress=progress,
+        total=images.num_batches,
+    )
+
+
+def solver(
+    network: Detector,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    statistics: Statistics,
+    *,
+    method: CalibrationMethod | Literal["auto"],
+    percentile: float | None,
+    context: Context,
+) -> Callable[[NDArray[np.intp] | None], dict[str, float]]:
+    """Returns what solves the ranges: from all images, or from numbers of some of them.
+
+    Operations whose tensors meet in a concat get one range. ``auto`` weighs the candidates here,
+    once; the rest is arithmetic on what was counted.
+    """
+    size = images.image_size
+    groups = concat_groups(network, torch.zeros(1, 3, size, size, device=context.device))
+
+    def of(drawn: NDArray[np.intp] | None) -> tuple[Statistics, Progress]:
+        if drawn is None:
+            return statistics, context.progress
+        return statistics.resampled(drawn), Silent()
+
+    def by_method(drawn: NDArray[np.intp] | None) -> dict[str, float]:
+        seen, progress = of(drawn)
+        assert method != "auto"
+        return unify(solve(seen, method, percentile=percentile, progress=progress), groups)
+
+    if method != "auto":
+        return by_method
+    harms = range_harms(
+        network,
+        operations,
+        groups,
+        candidate_ranges(statistics, groups),
+        images.batches(context.device),
+        outputs=raw_outputs,
+        error=OUTPUT_ERRORS["detections"],
+        seed=context.seed,
+        progress=context.progress,
+        total=images.num_batches,
+    )
+
+    def by_harm(drawn: NDArray[np.intp] | None) -> dict[str, float]:
+        labels = harms.least(drawn)
+        candidates = candidate_ranges(of(drawn)[0], groups, only=set(labels.values()))
+        return chosen_ranges(candidates, labels)
+
+    numbers = Counter(harms.least().values()).most_common()
+    context.progress.note(
+        f"{context.step}: least harmful ranges: "
+        + ", ".join(f"{label} for {number}" for label, number in numbers)
+    )
+    return by_harm
+
+
+def raw_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    """Class logits and box distances."""
+    predict: Callable[[Tensor], RawPrediction] = network.predict  # type: ignore[assignment]
+    prediction = predict(images)
+    return prediction.class_logits, prediction.distances

@@ -1,0 +1,94 @@
+"""Settings of ``evaluate``, and what can be known to be wrong before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.errors import ConfigurationError, nearest
+from quantpipe.schema import Between
+from quantpipe.settings.data import DataSettings, check_data, data_content
+from quantpipe.settings.parity import ParitySettings
+from quantpipe.settings.recipe import BatchSize, Count, Fraction
+from quantpipe.versions import installed_versions
+
+GRAPH, NETWORK, SCALES, PLAN = "graph_", "network_", "scales_", "plan_"
+
+
+REFERENCE = "fp32"
+
+
+MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT})
+
+
+# What may be wired beside a variant: its graph, and the network it came from.
+COMPANIONS: Mapping[str, ArtifactKind] = {
+    GRAPH: ArtifactKind.ONNX,
+    NETWORK: ArtifactKind.CHECKPOINT,
+    SCALES: ArtifactKind.SCALES,
+    PLAN: ArtifactKind.PLAN,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of the stage; see ``conf/stage/evaluate.yaml``."""
+
+    data: DataSettings
+    confidence: Fraction
+    iou: Fraction
+    max_detections: Annotated[int, Between(1, 10_000)]
+    accuracy_batch: BatchSize
+    latency_batches: Annotated[tuple[int, ...], Between(1, 1024)]
+    num_warmup: Count
+    num_runs: Annotated[int, Between(1)]
+    num_queued: Annotated[int, Between(1)]
+    parity: ParitySettings
+    num_examples: Annotated[int, Between(0, 50)]
+
+
+def check_wiring(
+    config: object,  # noqa: ARG001
+    kinds: Mapping[str, ArtifactKind],
+) -> None:
+    """Refuses a wrong kind, and what stands beside no variant or beside no network."""
+    variants = {name for name in kinds if companion(name) is None}
+    for name, kind in kinds.items():
+        prefix = companion(name)
+        wanted = MEASURABLE if prefix is None else {COMPANIONS[prefix]}
+        if kind not in wanted:
+            names = " or ".join(sorted(wanted))
+            raise ConfigurationError(f"is wired to a {kind}, not to a {names}", path=name)
+        variant = name.removeprefix(prefix or "")
+        if variant not in variants:
+            hint = nearest(variant, variants)
+            raise ConfigurationError(f"there is no variant {variant!r}", path=name, hint=hint)
+        if prefix in (SCALES, PLAN) and NETWORK + variant not in kinds:
+            raise ConfigurationError(
+                "means nothing without the network", path=name, hint=f"wire {NETWORK}{variant} too"
+            )
+
+
+def companion(name: str) -> str | None:
+    """The prefix of an input that stands beside a variant."""
+    return next((prefix for prefix in COMPANIONS if name.startswith(prefix)), None)
+
+
+def check(config: EvaluateConfig) -> None:
+    """Finds missing data."""
+    check_data(config.data)
+
+
+def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
+    """The images, and the machine whose speed is measured."""
+    from quantpipe.engines.hardware import nvidia_gpu, processor
+
+    return {
+        "data": data_content(config.data, ("val",), memo),
+        "hardware": [processor(), len(os.sched_getaffinity(0)), nvidia_gpu()],
+        "libraries": installed_versions(("torch", "onnxruntime", "pycocotools")),
+    }

@@ -1,0 +1,281 @@
+"""Whether an engine computes what was trained: it and the network it came from on the same images.
+
+No two of them agree to the bit: a value between two codes is rounded either way, the difference
+grows through the network, and processors take activations on a grid twice as fine as the simulated
+one. What is asked of an INT8 engine is therefore that it lie not much farther from the float
+network than the fake-quantized network does. With a wrong or missing range, or a kernel that
+computes something else, it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpipe.assembly.images import num_batches, predictor
+from quantpipe.assembly.networks import Loaded
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.data.loader import evaluation_batches
+from quantpipe.errors import ArtifactError, DataError
+from quantpipe.evaluation.accuracy import (
+    ImageDetections,
+    Suppression,
+    agreement,
+    detect,
+    score,
+)
+from quantpipe.export.verify import Parity, compare, reach, together
+from quantpipe.progress import Progress
+from quantpipe.settings.parity import ParitySettings
+from quantpipe.stages.evaluate.variants import OpenVariant
+
+_CONFIDENT = 0.3
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredParity:
+    """An engine beside the network it came from.
+
+    Attributes:
+        reference: ``fake-quantized`` or ``float``, what the network is.
+        num_images: Images that both saw.
+        distance: Between their predictions; None where the engine gives detections instead.
+        agreement: Average precision of the engine's detections against those the network is
+            confident of; None where it is confident of none.
+        map_delta: mAP of the engine less that of the network, a fraction of one; None where the
+            images show no object.
+        fault: What is too far apart, or None.
+    """
+
+    reference: str
+    num_images: int
+    distance: Parity | None
+    agreement: float | None
+    map_delta: float | None
+    fault: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as it stands in ``summary.json``."""
+        distances = dict.fromkeys(Parity.__dataclass_fields__)
+        if self.distance is not None:
+            distances = vars(self.distance)
+        return {
+            "reference": self.reference,
+            "num_images": self.num_images,
+            **distances,
+            "agreement": self.agreement,
+            "map_delta": self.map_delta,
+        }
+
+
+def measure_parity(
+    variant: OpenVariant,
+    loaded: Loaded,
+    found: Sequence[ImageDetections],
+    dataset: DetectionDataset,
+    settings: ParitySettings,
+    *,
+    batch_size: int,
+    suppression: Suppression,
+    device: str,
+    progress: Progress,
+    description: str,
+) -> MeasuredParity:
+    """Runs the network that an engine came from on the first images of a data set, and compares.
+
+    Args:
+        variant: The engine.
+        loaded: The network, deployed; fake-quantized where it has scales.
+        found: What the engine detects in the images of ``dataset``.
+        dataset: Whose first ``settings.num_images`` are taken.
+        settings: Number of images and limits.
+        batch_size: Images at once.
+        suppression: How predictions become detections.
+        device: What the network runs on.
+        progress: Shows the images.
+        description: What the bar says.
+    """
+    few = dataset.subset(range(min(settings.num_images, len(dataset.images))))
+    mine, truth = found[: len(few.images)], few.coco_ground_truth()
+    both = _Both(variant, loaded, device)
+    reference = detect(
+        both,
+        evaluation_batches(few, image_size=variant.image_size, batch_size=batch_size),
+        {image["id"]: (image["width"], image["height"]) for image in truth["images"]},
+        suppression=suppression,
+        num_batches=num_batches(len(few.images), batch_size),
+        description=description,
+        progress=progress,
+    )
+    if variant.detects:
+        reference = [_as_many(image, both.num_rows) for image in reference]
+    agreed = _agreement(reference, mine, few.class_names, _confident(mine, variant.detects))
+    return MeasuredParity(
+        reference="float" if loaded.scales is None else "fake-quantized",
+        num_images=len(few.images),
+        distance=both.distance,
+        agreement=agreed,
+        map_delta=_map_delta(reference, mine, truth, few.category_ids),
+        fault=fault_of(both.apart(agreed), variant.float_precision, settings),
+    )
+
+
+def _as_many(image: ImageDetections, count: int) -> ImageDetections:
+    """The most confident detections, as many as a graph with suppression hands out."""
+    return replace(
+        image, boxes=image.boxes[:count], scores=image.scores[:count], labels=image.labels[:count]
+    )
+
+
+def _confident(found: Sequence[ImageDetections], detects: bool) -> float:
+    """What a detection of the network has to exceed to be missed where the engine lacks it.
+
+    A graph with suppression hands out nothing below its own threshold, which is not known here: it
+    is no higher than the least confident detection.
+    """
+    if not detects:
+        return _CONFIDENT
+    lowest = [float(image.scores.min()) for image in found if len(image.scores)]
+    return max(_CONFIDENT, min(lowest, default=0.0))
+
+
+def _map_delta(
+    reference: Sequence[ImageDetections],
+    candidate: Sequence[ImageDetections],
+    truth: Mapping[str, Any],
+    category_ids: Sequence[int],
+) -> float | None:
+    """The difference in mAP; None where the images show no object."""
+    try:
+        theirs, mine = (
+            score(found, truth, category_ids, by_size=False).map for found in (reference, candidate)
+        )
+    except DataError:
+        return None
+    return mine - theirs
+
+
+class _Both:
+    """The network, which compares what it predicts with the engine's as images come by."""
+
+    def __init__(self, variant: OpenVariant, loaded: Loaded, device: str):
+        self._engine, self._detects = variant.predict, variant.detects
+        self._network = predictor(loaded.quantized, device)
+        self._original = None if loaded.scales is None else predictor(loaded.network, device)
+        self._parts: dict[str, list[tuple[int, Parity]]] = {}
+        self.reach = 1.0
+        self.num_rows = 0
+
+    def __call__(self, images: FloatArray) -> FloatArray:
+        expected, actual = self._network(images), self._engine(images)
+        self.reach = max(self.reach, reach(expected, images))
+        self.num_rows = actual.shape[1]
+        if not self._detects:
+            self._add("distance", images, expected, actual)
+            if self._original is not None:
+                floats = self._original(images)
+                self._add("effect", images, floats, expected)
+                self._add("from_float", images, floats, actual)
+        return expected
+
+    def _add(self, name: str, images: FloatArray, one: FloatArray, other: FloatArray) -> None:
+        self._parts.setdefault(name, []).append((len(images), compare(one, other)))
+
+    def _whole(self, name: str) -> Parity | None:
+        return together(self._parts[name]) if name in self._parts else None
+
+    @property
+    def distance(self) -> Parity | None:
+        """Between network and engine."""
+        return self._whole("distance")
+
+    def apart(self, agreed: float | None) -> Apart:
+        """All that was seen."""
+        return Apart(
+            distance=self.distance,
+            effect=self._whole("effect"),
+            from_float=self._whole("from_float"),
+            reach=self.reach,
+            agreement=agreed,
+        )
+
+
+def _agreement(
+    reference: Sequence[ImageDetections],
+    candidate: Sequence[ImageDetections],
+    class_names: Sequence[str],
+    confidence: float,
+) -> float | None:
+    try:
+        return agreement(reference, candidate, class_names, confidence=confidence).map
+    except DataError:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """How far an engine and its network are apart.
+
+    Attributes:
+        distance: Between their predictions; None where the engine gives detections instead.
+        effect: Between the float network and the fake-quantized one; None for a float engine.
+        from_float: Between the float network and the engine; None for a float engine.
+        reach: Image sides that the largest box spans, at least 1.
+        agreement: Of detections, or None.
+    """
+
+    distance: Parity | None
+    effect: Parity | None
+    from_float: Parity | None
+    reach: float
+    agreement: float | None
+
+
+def fault_of(apart: Apart, float_precision: str, settings: ParitySettings) -> str | None:
+    """Returns what is past its limit, or None.
+
+    Args:
+        apart: What was measured.
+        float_precision: ``fp32`` or ``half``: what the float layers of the engine run in.
+        settings: The limits. What an INT8 engine leaves in float may be as far off as a float
+            engine, beyond what quantization does.
+    """
+    if apart.distance is None:
+        if apart.agreement is None or apart.agreement >= settings.min_agreement:
+            return None
+        return f"detections agree to {apart.agreement:.3f}, less than {settings.min_agreement}"
+    limits = settings.half if float_precision == "half" else settings.float32
+    boxes, scores = limits.box_mean_abs * apart.reach, limits.score_mean_abs
+    mine, what = apart.distance, "the network"
+    if apart.effect is not None and apart.from_float is not None:
+        mine, what = apart.from_float, "the float network"
+        boxes += settings.int8_limit * apart.effect.box_mean_abs
+        scores += settings.int8_limit * apart.effect.score_mean_abs
+    if mine.box_mean_abs > boxes:
+        return f"boxes lie {mine.box_mean_abs:.3g} px from {what}'s on average, allowed {boxes:.3g}"
+    if mine.score_mean_abs > scores:
+        return f"scores lie {mine.score_mean_abs:.3g} from {what}'s, allowed {scores:.3g}"
+    return None
+
+
+def require_parity(name: str, measured: MeasuredParity, parted_at: str | None) -> None:
+    """Refuses an engine that is too far from the network it came from.
+
+    Raises:
+        ArtifactError: Names what differs and the first operation where they part.
+    """
+    if measured.fault is None:
+        return
+    place = "" if parted_at is None else f"; they first part at '{parted_at}'"
+    raise ArtifactError(
+        f"engine '{name}' does not compute its {measured.reference} network: "
+        f"{measured.fault}{place}",
+        hint="keep that operation in float, or try another engine; evaluate.parity holds the limits"
+        if parted_at is not None
+        else "evaluate.parity holds the limits",
+    )

@@ -1,0 +1,112 @@
+"""The ONNX graph of a network: float, FP16, or with the Q/DQ pairs of its scale cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantpipe.assembly.engines import engine_graph
+from quantpipe.assembly.images import float_batches, predictor, sample
+from quantpipe.assembly.networks import Loaded, deployed, load_inputs
+from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.engines.tensorrt.calibration_cache import (
+    CalibrationCache,
+    activation_ranges,
+    write_calibration_cache,
+)
+from quantpipe.export.nms import NmsSettings
+from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
+from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
+from quantpipe.settings.data import open_split
+from quantpipe.settings.opset import resolved_opset
+from quantpipe.stages.export.config import (
+    ExportConfig,
+)
+from quantpipe.stages.export.suppression import append_verified_nms
+
+
+def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Traces the folded network, places Q/DQ, simplifies, and verifies before it is published."""
+    loaded = deployed(load_inputs(inputs, "cpu"))
+    path = outputs["onnx"]
+    export_float(
+        loaded.network,
+        path,
+        image_size=loaded.checkpoint.image_size,
+        batch=config.batch,
+        opset=resolved_opset(config.opset, config.target),
+    )
+    traced = read_graph(path)
+    if loaded.scales is not None and config.target == "tensorrt":
+        _write_calibration_cache(traced, loaded, outputs["calibration_cache"])
+    edited = engine_graph(
+        traced,
+        loaded.scales,
+        loaded.plan,
+        target=config.target,
+        half=config.half,
+        simplified=config.simplify,
+    )
+    write_graph(path, edited)
+    images = _images(config, loaded, context)
+    parity = _verify(config, path, loaded, images)
+    metrics: dict[str, Any] = {"parity": vars(parity)}
+    if config.nms != "none":
+        metrics["detections"] = _append_nms(config, path, loaded, images)
+    return {**metrics, "mib": path.stat().st_size / 2**20}
+
+
+def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
+    """The ranges as TensorRT 10 and older take them beside a float graph.
+
+    Such a graph has no place for bias corrections: they are in the one with Q/DQ alone.
+    """
+    assert loaded.scales is not None
+    ranges = activation_ranges(graph, loaded.scales, loaded.plan)
+    cache = CalibrationCache(version=8601, algorithm="EntropyCalibration2", amax=ranges)
+    write_calibration_cache(path, cache)
+
+
+def _images(config: ExportConfig, loaded: Loaded, context: Context) -> Any:
+    """Images of the validation split, (B, 3, S, S), to verify the graph on."""
+    dataset = open_split(config.data, "val", context)
+    count = config.batch if isinstance(config.batch, int) else config.verify_images
+    chosen = sample(len(dataset.images), count, context.seed)
+    # A fixed batch may be larger than the data set.
+    chosen = tuple(np.resize(chosen, count).tolist())
+    (images,) = float_batches(
+        dataset,
+        chosen,
+        image_size=loaded.checkpoint.image_size,
+        batch_size=count,
+        device="cpu",
+    )
+    return images.numpy()
+
+
+def _append_nms(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> int:
+    """Lets a verified graph suppress, as the rest of the pipeline would: how much it then finds.
+
+    It comes after everything that edits the graph: suppression is in float32, without Q/DQ.
+    """
+    assert config.nms != "none"
+    settings = NmsSettings(**vars(config.suppression))
+    names = loaded.checkpoint.class_names
+    return append_verified_nms(path, settings, names, config.nms, images)
+
+
+def _verify(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> Any:
+
+    reference = predictor(loaded.network, "cpu")
+    if loaded.scales is None:
+        limits = config.tolerance.half if config.half else config.tolerance.float32
+        return verify_against(reference, path, images, Tolerance(**vars(limits)))
+    return verify_quantized(
+        predictor(loaded.quantized, "cpu"),
+        reference,
+        path,
+        images,
+        config.tolerance.int8_limit,
+    )

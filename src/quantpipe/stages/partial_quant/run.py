@@ -1,0 +1,117 @@
+"""Chooses which operations stay in float: by a ranking and a boundary, by budgets, or as given."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from quantpipe.assembly.images import sample
+from quantpipe.assembly.networks import Loaded, load_inputs
+from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.detector.checkpoint import save_checkpoint
+from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.released.tensors import our_names
+from quantpipe.errors import ConfigurationError
+from quantpipe.quantization.precision_plan import (
+    PrecisionPlan,
+    load_plan,
+    plan_from_boundary,
+    save_plan,
+)
+from quantpipe.quantization.sensitivity.table import (
+    SensitivityTable,
+    load_table,
+    read_published_text,
+)
+from quantpipe.settings.data import open_split
+from quantpipe.stages.partial_quant.accuracy import PlanMeter
+from quantpipe.stages.partial_quant.config import (
+    PartialQuantConfig,
+    latency_opset,
+)
+from quantpipe.stages.partial_quant.latency import PlanBench
+from quantpipe.stages.partial_quant.search import Budget, search_plan
+
+
+def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Writes the plan, the checkpoint that carries it, and its scales."""
+    loaded = load_inputs(inputs, context.device)
+    plan = _plan(config, inputs, loaded, context)
+    context.progress.note(f"{context.step}: {plan.reason}")
+    save_plan(outputs["plan"], plan)
+    save_checkpoint(
+        outputs["checkpoint"], replace(loaded.checkpoint, precision_plan=dict(plan.operations))
+    )
+    shutil.copyfile(inputs["scales"].path, outputs["scales"])
+    return {
+        "quant_boundary": config.quant_boundary,
+        "float_operations": list(plan.float_operations),
+        "reason": plan.reason,
+        "latency": None if plan.latency is None else vars(plan.latency),
+    }
+
+
+def _plan(
+    config: PartialQuantConfig, inputs: Inputs, loaded: Loaded, context: Context
+) -> PrecisionPlan:
+
+    if config.plan_file is not None:
+        plan = load_plan(config.plan_file)
+        names = operation_names(loaded.checkpoint.architecture)
+        plan.require_operations(names, path=config.plan_file)
+        return plan
+    table = _table(config, inputs, loaded)
+    if config.quant_boundary != "auto":
+        return plan_from_boundary(table, config.quant_boundary)
+    return _searched(config, table, loaded, context)
+
+
+def _searched(
+    config: PartialQuantConfig, table: SensitivityTable, loaded: Loaded, context: Context
+) -> PrecisionPlan:
+
+    dataset = open_split(config.data, config.split, context)
+    if config.num_images is not None:
+        chosen = sample(len(dataset.images), config.num_images, context.seed)
+        dataset = dataset.subset(chosen)
+    meter = PlanMeter(
+        loaded=loaded,
+        dataset=dataset,
+        batch_size=config.batch_size,
+        num_resamples=config.num_resamples,
+        context=context,
+    )
+    bench = PlanBench(
+        loaded=loaded,
+        engine=config.engine,
+        folder=context.progress_folder / "latency",
+        context=context,
+        **{**vars(config.latency), "opset": latency_opset(config)},
+    )
+    budget = Budget(
+        max_map_drop=config.max_map_drop,
+        max_latency_ratio=config.max_latency_ratio,
+        max_latency_ms=config.max_latency_ms,
+        settle=config.when_unsure == "int8",
+    )
+    return search_plan(table, budget, meter, bench if config.by_latency else None)
+
+
+def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> SensitivityTable:
+    """The ranking of the wired step, or of a published text file, which names no weights."""
+    operations = operation_names(loaded.checkpoint.architecture)
+    if config.table_file is not None:
+        table = read_published_text(config.table_file).renamed(our_names(operations))
+        table.require_operations(operations, path=config.table_file)
+        return table
+    if "table" not in inputs:
+        raise ConfigurationError(
+            "no ranking is given",
+            path="partial_quant.inputs.table",
+            hint="wire a sensitivity step, or set partial_quant.table_file=FILE",
+        )
+    source = inputs["table"].path
+    table = load_table(source)
+    table.require_weights(loaded.checkpoint.weights_digest, path=source)
+    table.require_operations(operations, path=source)
+    return table

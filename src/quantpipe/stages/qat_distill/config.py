@@ -1,0 +1,55 @@
+"""Settings of ``qat_distill``, and what can be known to be wrong before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from quantpipe.settings.data import data_content
+from quantpipe.settings.recipe import Fraction, NotNegative, Positive
+from quantpipe.settings.training import TrainingSettings, check_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """Weights and temperatures; all weights fall with the epochs by a half cosine."""
+
+    class_weight: NotNegative
+    class_temperature: Positive
+    feature_weight: NotNegative
+    feature_temperature: Positive
+    mixed_precision_teacher: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeSettings:
+    """What learned (``lr_factor``) and averaged ranges (the others) are told.
+
+    See :class:`quantpipe.quantization.simulation.ranges.Learned` and ``Averaged``.
+    """
+
+    lr_factor: Positive
+    decay: Fraction
+    frozen_fraction: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatDistillConfig(TrainingSettings):
+    """Settings of the stage; see ``conf/stage/qat_distill.yaml``."""
+
+    ranges: Literal["fixed", "learned", "ema"]
+    range_training: RangeSettings
+    box_loss: Literal["giou", "siou"]
+    distillation: DistillationSettings
+
+
+def check(config: QatDistillConfig) -> None:
+    """Finds missing data, a missing library, and a batch that cannot be shared."""
+    check_training(config)
+
+
+def content(config: QatDistillConfig, memo: Path) -> Mapping[str, Any]:
+    """The images."""
+    return {"data": data_content(config.data, ("train", "val"), memo)}

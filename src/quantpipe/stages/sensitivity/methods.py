@@ -1,0 +1,273 @@
+"""Sensitivity methods for detectors: what of a network each of them looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantpipe.assembly.images import num_batches, predictor
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.data.loader import Batch, evaluation_batches
+from quantpipe.data.transforms import Letterbox
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.distributed.ranks import run_together
+from quantpipe.evaluation.accuracy import ImageDetections, detect
+from quantpipe.evaluation.resampling import MatchedDetections, matched_detections
+from quantpipe.process_group import Team
+from quantpipe.progress import Progress, Silent
+from quantpipe.quantization.operations import Operation
+from quantpipe.quantization.output_error import OUTPUT_ERRORS, ErrorMeasure
+from quantpipe.quantization.records import Record
+from quantpipe.quantization.scale_cache import ScaleCache
+from quantpipe.quantization.sensitivity.gradient import by_gradient
+from quantpipe.quantization.sensitivity.measured import by_loss, by_map, by_output
+from quantpipe.quantization.sensitivity.ranking import Method, Subject, rank_operations
+from quantpipe.quantization.sensitivity.table import (
+    Direction,
+    SensitivityMethod,
+    SensitivityTable,
+)
+
+
+class RankingBatch(NamedTuple):
+    """Images to rank operations on.
+
+    Attributes:
+        images: (B, 3, S, S) float RGB, 0..1, letterboxed, on the device of the network.
+        labelled: The same images as read, with their boxes.
+        letterboxes: The way back to original pixels.
+    """
+
+    images: Tensor
+    labelled: Batch
+    letterboxes: list[Letterbox]
+
+
+class LabelledPrediction(NamedTuple):
+    """A prediction for B images and their boxes: (B, M, 4), and labels (B, M), -1 for none."""
+
+    prediction: RawPrediction
+    boxes: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingJob:
+    """All that a process needs to rank along; whatever it holds can be pickled.
+
+    Attributes:
+        method: One of the four.
+        direction: See :class:`~quantpipe.quantization.sensitivity.ranking.Subject`.
+        network: Deployed, float, on the processor.
+        scales: Its ranges.
+        operations: To be ranked.
+        dataset: The images.
+        image_size: Pixels.
+        batch_size: Images.
+        loss: For ``loss``.
+        output_error: For ``output`` and ``gradient``.
+        num_projections: For ``gradient``.
+        device: ``cpu`` or ``cuda``.
+        seed: Of whatever is drawn.
+        progress_folder: For what is measured.
+    """
+
+    method: SensitivityMethod
+    direction: Direction
+    network: nn.Module
+    scales: ScaleCache
+    operations: Sequence[Operation]
+    dataset: DetectionDataset
+    image_size: int
+    batch_size: int
+    loss: DetectionLoss
+    output_error: ErrorMeasure
+    num_projections: int
+    device: str
+    seed: int
+    progress_folder: Path
+
+
+def rank_together(
+    job: RankingJob, progress: Progress, *, num_ranks: int, timeout_seconds: float
+) -> SensitivityTable:
+    """Ranks on ``num_ranks`` processes, with the result that one would have.
+
+    Raises:
+        MachineError: A rank died or no longer answers; names it.
+    """
+    return run_together(
+        lambda team: _rank(job, team, progress),
+        _rank_along,
+        job,
+        size=num_ranks,
+        device=job.device,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _rank_along(team: Team, job: RankingJob) -> None:
+    _rank(job, team, Silent())
+
+
+def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
+    device = f"cuda:{team.local_rank}" if job.device == "cuda" else job.device
+    method = ranking_method(
+        job.method,
+        dataset=job.dataset,
+        loss=job.loss,
+        output_error=job.output_error,
+        num_projections=job.num_projections,
+        device=device,
+    )
+    subject = Subject(
+        network=job.network.to(device),
+        scales=job.scales,
+        operations=job.operations,
+        direction=job.direction,
+        batches=ranking_batches(
+            job.dataset, image_size=job.image_size, batch_size=job.batch_size, device=device
+        ),
+        num_batches=num_batches(len(job.dataset.images), job.batch_size),
+        batch_size=job.batch_size,
+        team=team,
+        seed=job.seed,
+        progress=progress,
+        progress_folder=job.progress_folder,
+    )
+    return rank_operations(job.method, method, subject)
+
+
+def ranking_batches(
+    dataset: DetectionDataset, *, image_size: int, batch_size: int, device: str
+) -> Iterator[RankingBatch]:
+    """Yields every image of a data set in order, not augmented."""
+    for batch, letterboxes in evaluation_batches(
+        dataset, image_size=image_size, batch_size=batch_size
+    ):
+        yield RankingBatch(batch.images.to(device).float() / 255, batch, letterboxes)
+
+
+def ranking_method(
+    name: SensitivityMethod,
+    *,
+    dataset: DetectionDataset,
+    loss: DetectionLoss,
+    output_error: ErrorMeasure,
+    num_projections: int,
+    device: str,
+) -> Method[RankingBatch]:
+    """Returns a method by its name.
+
+    Args:
+        name: One of the four.
+        dataset: The images, for ``map``.
+        loss: For ``loss``.
+        output_error: For ``output`` and ``gradient``.
+        num_projections: For ``gradient``.
+        device: Of the network.
+    """
+    error = OUTPUT_ERRORS[output_error]
+    methods: Mapping[SensitivityMethod, Callable[[], Method[RankingBatch]]] = {
+        "map": lambda: by_map(_detector(dataset, device), _matcher(dataset)),
+        "loss": lambda: by_loss(
+            labelled_prediction, lambda seen, in_float: image_losses(loss, seen, in_float)
+        ),
+        "output": lambda: by_output(raw_outputs, error),
+        "gradient": lambda: by_gradient(raw_outputs, error, num_projections=num_projections),
+    }
+    return methods[name]()
+
+
+def raw_outputs(network: nn.Module, batch: RankingBatch) -> tuple[Tensor, Tensor]:
+    """Class logits and box distances: what decoding has not yet bent."""
+    prediction = _predict(network, batch.images)
+    return prediction.class_logits, prediction.distances
+
+
+def labelled_prediction(network: nn.Module, batch: RankingBatch) -> LabelledPrediction:
+    """What a loss compares."""
+    device = batch.images.device
+    return LabelledPrediction(
+        _predict(network, batch.images),
+        batch.labelled.boxes.to(device),
+        batch.labelled.labels.to(device),
+    )
+
+
+def image_losses(
+    loss: DetectionLoss, seen: LabelledPrediction, in_float: LabelledPrediction
+) -> Tensor:
+    """The loss of each image alone, (B,), divided by the sum of its own target scores.
+
+    Anchors are assigned by the float network's prediction.
+    """
+    values = [
+        loss(
+            _of_image(seen.prediction, row),
+            seen.boxes[row : row + 1],
+            seen.labels[row : row + 1],
+            assigned_by=_of_image(in_float.prediction, row),
+        ).total
+        for row in range(len(seen.boxes))
+    ]
+    return torch.stack(values)
+
+
+def _of_image(prediction: RawPrediction, row: int) -> RawPrediction:
+    one = slice(row, row + 1)
+    return RawPrediction(
+        prediction.class_logits[one], prediction.distances[one], prediction.features
+    )
+
+
+def _predict(network: nn.Module, images: Tensor) -> RawPrediction:
+    predict = cast("Callable[[Tensor], RawPrediction]", network.predict)
+    return predict(images)
+
+
+def _detector(
+    dataset: DetectionDataset, device: str
+) -> Callable[[nn.Module, RankingBatch], Record]:
+    sizes = {record.image_id: (record.width, record.height) for record in dataset.images}
+
+    def run(network: nn.Module, batch: RankingBatch) -> Record:
+        found = detect(predictor(network, device), [(batch.labelled, batch.letterboxes)], sizes)
+        return {
+            "image_ids": np.array([image.image_id for image in found]),
+            "counts": np.array([len(image.scores) for image in found]),
+            "boxes": np.concatenate([image.boxes for image in found]),
+            "scores": np.concatenate([image.scores for image in found]),
+            "labels": np.concatenate([image.labels for image in found]),
+        }
+
+    return run
+
+
+def _matcher(dataset: DetectionDataset) -> Callable[[Sequence[Record]], MatchedDetections]:
+    ground_truth = dataset.coco_ground_truth()
+
+    def match(records: Sequence[Record]) -> MatchedDetections:
+        images = [image for record in records for image in _images(record)]
+        return matched_detections(images, ground_truth, dataset.category_ids)
+
+    return match
+
+
+def _images(record: Mapping[str, Any]) -> Iterator[ImageDetections]:
+    ends = np.cumsum(record["counts"])
+    for image_id, end, count in zip(record["image_ids"], ends, record["counts"], strict=True):
+        part = slice(end - count, end)
+        yield ImageDetections(
+            image_id=int(image_id),
+            boxes=record["boxes"][part],
+            scores=record["scores"][part],
+            labels=record["labels"][part],
+        )

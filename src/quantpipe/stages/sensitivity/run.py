@@ -1,0 +1,75 @@
+"""Ranks the operations by what INT8 in each does to the detector."""
+
+from __future__ import annotations
+
+import torch
+
+from quantpipe.assembly.images import sample
+from quantpipe.assembly.networks import load_inputs
+from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.sensitivity.table import (
+    SensitivityTable,
+    save_table,
+    write_published_text,
+)
+from quantpipe.settings.data import open_split
+from quantpipe.settings.recipe import detection_loss
+from quantpipe.stages.sensitivity.config import SensitivityConfig
+from quantpipe.stages.sensitivity.methods import RankingJob, rank_together
+
+_SURE = 0.7  # rankings of two halves below this correlation mostly reflect the choice of images
+
+
+def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+    """Writes the table, and the published text format beside it where mAP was measured."""
+    table = _ranked(config, inputs, context)
+    save_table(outputs["table"], table)
+    if table.method == "map" and table.direction == "only":
+        write_published_text(outputs["text"], table)
+    context.progress.note(f"{context.step}: {_worth(table)}")
+    return {
+        "method": table.method,
+        "direction": table.direction,
+        "num_operations": len(table.rows),
+        "num_images": table.num_images,
+        "reliability": table.reliability,
+        "seconds": table.seconds,
+        "passes": table.passes,
+    }
+
+
+def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
+
+    loaded = load_inputs(inputs, "cpu")
+    assert loaded.scales is not None
+    size = loaded.checkpoint.image_size
+    dataset = open_split(config.data, config.split, context)
+    job = RankingJob(
+        method=config.method,
+        direction=config.direction,
+        network=loaded.network,
+        scales=loaded.scales,
+        operations=find_operations(loaded.network, torch.zeros(1, 3, size, size)),
+        dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
+        image_size=size,
+        batch_size=config.batch_size,
+        loss=detection_loss(config.loss, config.box_loss),
+        output_error=config.output_error,
+        num_projections=config.num_projections,
+        device=context.device,
+        seed=context.seed,
+        progress_folder=context.progress_folder,
+    )
+    return rank_together(
+        job, context.progress, num_ranks=config.devices, timeout_seconds=config.timeout_s
+    )
+
+
+def _worth(table: SensitivityTable) -> str:
+    """How sure the ranking is, and what it cost."""
+    cost = f"{table.method} on {table.num_images} images in {table.seconds:.1f} s"
+    if table.reliability is None:
+        return f"{cost}; one image cannot tell how reliable the ranking is"
+    doubt = "" if table.reliability >= _SURE else ": much of the order is chance, take more images"
+    return f"{cost}; two halves of them rank alike by {table.reliability:.2f} of 1{doubt}"

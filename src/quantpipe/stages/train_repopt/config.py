@@ -1,0 +1,53 @@
+"""Settings of ``train_repopt``, and what can be known to be wrong before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from quantpipe.errors import ArtifactError
+from quantpipe.files import sha256_file
+from quantpipe.settings.data import data_content
+from quantpipe.settings.model import ModelSettings
+from quantpipe.settings.recipe import Epochs, Positive
+from quantpipe.settings.training import TrainingSettings, check_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """The hyper-search: the same schedule as the training, its own length and rate."""
+
+    epochs: Epochs
+    lr: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRepoptConfig(TrainingSettings):
+    """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
+
+    model: ModelSettings
+    form: Literal["repopt", "repvgg"]
+    checkpoint: Path | None
+    scales: Path | None
+    write_state_dict: bool
+    search: SearchSettings
+
+
+def check(config: TrainRepoptConfig) -> None:
+    """Finds missing data and files, a missing library, and a batch that cannot be shared."""
+    check_training(config)
+    for name in ("checkpoint", "scales"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise ArtifactError("is not there", path=path, hint=f"see train_repopt.{name}")
+
+
+def content(config: TrainRepoptConfig, memo: Path) -> Mapping[str, Any]:
+    """The data and the files that the configuration names."""
+    named: dict[str, Any] = {"data": data_content(config.data, ("train", "val"), memo)}
+    for name in ("checkpoint", "scales"):
+        path = getattr(config, name)
+        named[name] = None if path is None else sha256_file(path)
+    return named

@@ -1,0 +1,176 @@
+"""Hyper-search of RepOptimizer's scales, then the RepOptimizer training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quantpipe.assembly.images import note_counts, provenance
+from quantpipe.assembly.networks import require_classes
+from quantpipe.assembly.training import fit
+from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.network import Detector, build_detector
+from quantpipe.detector.families.yolov6.rep_optimizer import (
+    Scales,
+    extract_scales,
+    gradient_masks,
+    initialise_from_scales,
+    load_scales,
+    public_scales,
+    save_scales,
+)
+from quantpipe.detector.released.archive import is_archive
+from quantpipe.detector.released.checkpoint import read_public_checkpoint, write_state_dict
+from quantpipe.errors import ArtifactError
+from quantpipe.files import write_json
+from quantpipe.settings.data import open_split
+from quantpipe.settings.model import architecture
+from quantpipe.stages.train_repopt.config import TrainRepoptConfig
+
+
+def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:  # noqa: ARG001
+    """Trains, or takes the checkpoint it is given."""
+    if config.checkpoint is not None:
+        metrics = _take(config, config.checkpoint, outputs, context)
+    else:
+        metrics = _train(config, outputs, context)
+    if config.write_state_dict:
+        write_state_dict(outputs["state_dict"], load_checkpoint(outputs["checkpoint"]).tensors)
+    return metrics
+
+
+def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Context) -> Metrics:
+
+    names = open_split(config.data, "val", context).class_names
+    wanted = architecture(config.model, num_classes=len(names))
+    if is_archive(given):
+        public = read_public_checkpoint(given, wanted, names, config.model.image_size)
+        save_checkpoint(outputs["checkpoint"], public)
+        return {"trained": False, "public": True}
+    checkpoint = load_checkpoint(given)
+    require_classes(checkpoint, names, given)
+    if checkpoint.architecture != wanted:
+        raise ArtifactError(
+            f"the checkpoint is of model {checkpoint.architecture.name}, not {wanted.name}",
+            path=given,
+            hint=f"set model={checkpoint.architecture.name}",
+        )
+    if checkpoint.image_size != config.model.image_size:
+        raise ArtifactError(
+            f"the checkpoint is for {checkpoint.image_size} px, not {config.model.image_size}",
+            path=given,
+            hint=f"set model.image_size={checkpoint.image_size}",
+        )
+    shutil.copyfile(given, outputs["checkpoint"])
+    return {"trained": False}
+
+
+def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
+
+    dataset = open_split(config.data, "train", context)
+    held_out = open_split(config.data, "val", context)
+    note_counts(dataset, context)
+    note_counts(held_out, context)
+    shape = architecture(config.model, num_classes=len(dataset.class_names))
+    start = _STARTS[config.form](config, dataset, shape, outputs, context)
+    result = fit(
+        config,
+        start.detector,
+        dataset,
+        held_out,
+        context,
+        image_size=config.model.image_size,
+        box_loss=config.model.iou_loss,
+        masks=start.masks,
+        part=("train",),
+    )
+    selected = result.selected(config.select)
+    checkpoint = Checkpoint(
+        architecture=shape,
+        form=config.form,
+        class_names=dataset.class_names,
+        image_size=config.model.image_size,
+        tensors=selected.weights,
+        precision_plan=None,
+        provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
+    )
+    save_checkpoint(outputs["checkpoint"], checkpoint)
+    write_json(outputs["history"], {"search": start.search_history, "train": result.history})
+    return {
+        "trained": True,
+        "map": selected.score,
+        "epoch": selected.epoch,
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "num_train_images": len(dataset.images),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What the training begins with."""
+
+    detector: Detector
+    masks: Mapping[str, Any] | None
+    search_history: list[dict[str, float]]
+
+
+def _plain_kernels(
+    config: TrainRepoptConfig,
+    dataset: DetectionDataset,
+    shape: Architecture,
+    outputs: Outputs,
+    context: Context,
+) -> _Start:
+    """One 3x3 kernel a block; the branches live on in its first value and its gradient."""
+    scales, search_history = _scales(config, dataset, shape, context)
+    save_scales(outputs["rep_scales"], scales)
+    detector = build_detector(shape, "repopt", seed=context.seed)
+    initialise_from_scales(detector, scales, seed=context.seed)
+    return _Start(
+        detector=detector, masks=gradient_masks(detector, scales), search_history=search_history
+    )
+
+
+def _branches(
+    config: TrainRepoptConfig,  # noqa: ARG001
+    dataset: DetectionDataset,  # noqa: ARG001
+    shape: Architecture,
+    outputs: Outputs,  # noqa: ARG001
+    context: Context,
+) -> _Start:
+    """Three branches a block, merged only for deployment: nothing to search."""
+    return _Start(
+        detector=build_detector(shape, "repvgg", seed=context.seed), masks=None, search_history=[]
+    )
+
+
+_STARTS = {"repopt": _plain_kernels, "repvgg": _branches}
+
+
+def _scales(
+    config: TrainRepoptConfig, dataset: DetectionDataset, shape: Architecture, context: Context
+) -> tuple[Scales, list[dict[str, float]]]:
+    """The scales of the file that is given, or those of a search."""
+    if config.scales is not None:
+        read = public_scales if is_archive(config.scales) else load_scales
+        return read(config.scales), []
+    detector = build_detector(shape, "linear_add", seed=context.seed)
+    found = fit(
+        replace(config, epochs=config.search.epochs, lr=config.search.lr),
+        detector,
+        dataset,
+        None,
+        context,
+        image_size=config.model.image_size,
+        box_loss=config.model.iou_loss,
+        part=("search",),
+    )
+    detector.load_state_dict(found.weights)
+    return extract_scales(detector), found.history

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.detector.released.foreign_package import first_generation, save_public
+from torch import Tensor, nn
+
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
+from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.network import Detector, build_detector, num_parameters
+from quantpipe.detector.released.checkpoint import read_public_checkpoint, write_state_dict
+from quantpipe.errors import ArtifactError
+
+CLASSES = ("circle", "square")
+
+
+@pytest.fixture(scope="module")
+def small() -> Architecture:
+    return sized("small", 0.125, len(CLASSES))
+
+
+def sized(name: str, width: float, num_classes: int) -> Architecture:
+    return Architecture(
+        name=name,
+        depth=0.33,
+        width=width,
+        num_classes=num_classes,
+        backbone_channels=(64, 128, 256, 512, 1024),
+        backbone_repeats=(1, 6, 12, 18, 6),
+        neck_channels=(256, 128, 128, 256, 256, 512),
+        neck_repeats=(12, 12, 12, 12),
+    )
+
+
+def trained(architecture: Architecture, form: BlockForm, *, seed: int = 3) -> Detector:
+    """Weights that half precision holds exactly, and statistics that are not those of the start."""
+    detector = build_detector(architecture, form, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in detector.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2, generator=generator)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 2.0, generator=generator)  # type: ignore[union-attr]
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+    for tensor in detector.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half().float())
+    return detector.eval()
+
+
+def tensors_of(detector: Detector) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("name", "width", "millions"), [("n", 0.25, 4.32), ("s", 0.5, 17.23)])
+def test_the_networks_have_the_published_number_of_parameters(
+    name: str, width: float, millions: float
+) -> None:
+    detector = build_detector(sized(name, width, 80), "repopt", seed=0)
+    trainable = num_parameters(detector) - detector.detect.proj_conv.weight.numel()
+    assert trainable / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("generation", ["current", "first"])
+def test_repopt_weights_load_as_they_are(
+    small: Architecture, tmp_path: Path, generation: str
+) -> None:
+    detector = trained(small, "repopt")
+    tensors = tensors_of(detector)
+    if generation == "first":
+        tensors = first_generation(tensors)
+        assert "backbone.ERBlock_5.2.cv1.conv.weight" in tensors
+    path = save_public(tmp_path / "public.pt", tensors, ema=None)
+    assert "yolov6" not in sys.modules
+    read = read_public_checkpoint(path, small, CLASSES, 64)
+    assert read.form == "repopt"
+    for name, tensor in tensors_of(detector).items():
+        assert torch.equal(read.tensors[name], tensor), name
+    save_checkpoint(tmp_path / "ours.safetensors", read)
+    again = restore_detector(load_checkpoint(tmp_path / "ours.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(again(images()), detector(images()))
+
+
+@pytest.mark.parametrize("generation", ["current", "first"])
+def test_repvgg_weights_are_reparameterised(
+    small: Architecture, tmp_path: Path, generation: str
+) -> None:
+    detector = trained(small, "repvgg")
+    tensors = tensors_of(detector)
+    tensors = first_generation(tensors) if generation == "first" else tensors
+    path = save_public(tmp_path / "public.pt", tensors)
+    read = read_public_checkpoint(path, small, CLASSES, 64)
+    assert read.form == "deploy"
+    with torch.no_grad():
+        expected = detector.double()(images().double())
+        got = restore_detector(read).double()(images().double())
+    # Against the largest value: random weights answer with thousands of pixels.
+    assert float((got - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_fused_blocks_load_beside_convolutions_that_are_not(
+    small: Architecture, tmp_path: Path
+) -> None:
+    """Switched to deployment: ``rbr_reparam`` in the blocks, BatchNorm left elsewhere."""
+    detector = trained(small, "repopt")
+    tensors = tensors_of(detector)
+    for name in list(tensors):
+        if not name.endswith(".conv.weight") or ".block.conv." in name:
+            continue
+        path = name.removesuffix(".conv.weight")
+        norm = detector.get_submodule(f"{path}.bn")
+        assert isinstance(norm, nn.BatchNorm2d)
+        variance = norm.running_var
+        assert isinstance(variance, Tensor)
+        factor = norm.weight / (variance + norm.eps).sqrt()
+        tensors[f"{path}.rbr_reparam.weight"] = (
+            tensors.pop(name) * factor.view(-1, 1, 1, 1)
+        ).detach()
+        tensors[f"{path}.rbr_reparam.bias"] = (norm.bias - norm.running_mean * factor).detach()  # type: ignore[operator]
+        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            tensors.pop(f"{path}.bn.{part}")
+    # In half precision on its way: compare with that.
+    read = read_public_checkpoint(save_public(tmp_path / "p.pt", tensors), small, CLASSES, 64)
+    assert read.form == "deploy"
+    with torch.no_grad():
+        expected, got = detector(images()), restore_detector(read)(images())
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=0.2)
+
+
+def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
+    model, average = (tensors_of(trained(small, "repopt", seed=seed)) for seed in (1, 2))
+    path = save_public(tmp_path / "public.pt", model, ema=average)
+    read = read_public_checkpoint(path, small, CLASSES, 64)
+    name = "backbone.stem.conv.weight"
+    assert torch.equal(read.tensors[name], average[name])
+    assert not torch.equal(average[name], model[name])
+
+
+def test_a_wrong_number_of_classes_is_one_line(small: Architecture, tmp_path: Path) -> None:
+    path = save_public(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
+    with pytest.raises(ArtifactError, match=r"has 2 classes, the data set 3 \(a, b, c\)") as fault:
+        read_public_checkpoint(path, sized("small", 0.125, 3), ("a", "b", "c"), 64)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(
+    small: Architecture, tmp_path: Path
+) -> None:
+    whole = tensors_of(trained(small, "repopt"))
+    name = "neck.Rep_p4.conv1.conv.weight"
+    cases = {
+        rf"lacks '{name}'": {n: t for n, t in whole.items() if n != name},
+        r"has no place for its tensor 'neck.extra.weight'": {
+            **whole,
+            "neck.extra.weight": torch.ones(3),
+        },
+        rf"'{name}' is \[1, 2\], in small": {**whole, name: torch.ones(1, 2)},
+        rf"'{name}' holds a NaN": {**whole, name: whole[name] * torch.nan},
+    }
+    for number, (message, tensors) in enumerate(cases.items()):
+        path = save_public(tmp_path / f"{number}.pt", tensors)
+        with pytest.raises(ArtifactError, match=message):
+            read_public_checkpoint(path, small, CLASSES, 64)
+
+
+def test_a_model_of_another_size_is_refused(small: Architecture, tmp_path: Path) -> None:
+    path = save_public(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
+    with pytest.raises(ArtifactError, match="choose the model that it is of"):
+        read_public_checkpoint(path, sized("n", 0.25, 2), CLASSES, 64)
+
+
+def test_weights_written_back_are_read_by_torch_and_by_us(
+    small: Architecture, tmp_path: Path
+) -> None:
+    detector = trained(small, "repopt")
+    path = tmp_path / "state_dict.pt"
+    write_state_dict(path, tensors_of(detector))
+    plain = torch.load(path, weights_only=True)
+    assert {n: t.shape for n, t in plain.items()} == {
+        n: t.shape for n, t in detector.state_dict().items()
+    }
+    read = read_public_checkpoint(path, small, CLASSES, 64)
+    assert all(torch.equal(read.tensors[n], t) for n, t in tensors_of(detector).items())

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.engines.fake_cuda import FakeCuda
+from tests.engines.fake_tensorrt import FakeTensorRt, put_in_place
+from tests.stages.conftest import Artifacts, Configure, RunStage
+
+from quantpipe.core.artifact import ArtifactKind
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.engines.engine import load_engine
+from quantpipe.engines.tensorrt.version import tensorrt_version
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
+from quantpipe.settings import engine as engine_settings
+from quantpipe.stages.build_engine import STAGE
+
+
+def test_the_engine_computes_what_the_network_does(
+    configured: Configure, run_stage: RunStage, exported: Artifacts, calibrated: Artifacts
+) -> None:
+    made = run_stage("build_engine", configured("build_engine.fp32"), onnx=exported["onnx"])
+    engine = load_engine("onnxruntime", made["engine"].path)
+    network = restore_detector(load_checkpoint(calibrated["checkpoint"].path))
+    images = np.random.default_rng(4).random((2, 3, 64, 64), dtype=np.float32)
+    try:
+        found = engine.run(images)
+    finally:
+        engine.close()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_precision_without_kernels_is_refused(configured: Configure) -> None:
+    config = configured("build_engine.fp32", "build_engine.each.fp32.precision=f32")
+    STAGE.check(config)
+    with pytest.raises(ConfigurationError, match="has no 'half' kernels"):
+        configured("build_engine.fp32", "build_engine.each.fp32.precision=half")
+
+
+def test_a_missing_library_is_found_before_any_work(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("build_engine.fp32")
+    monkeypatch.setattr(engine_settings, "availability", lambda name: "pip install it")
+    with pytest.raises(MachineError, match="pip install it"):
+        STAGE.check(config)
+
+
+def test_an_engine_is_tied_to_its_library_and_hardware(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("build_engine.fp32")
+    here = STAGE.content(config, tmp_path)
+    monkeypatch.setattr(engine_settings, "identity", lambda name: {"version": "0", "hardware": "x"})
+    assert STAGE.content(config, tmp_path) != here
+
+
+WIRED = {"onnx": ArtifactKind.ONNX, "calibration_cache": ArtifactKind.CALIBRATION_CACHE}
+
+
+def tensorrt(configured: Configure, **changes: Any) -> Any:
+    config = configured("build_engine.ptq")
+    engine = replace(config.engine, name="tensorrt", builder="api", float_precision="half")
+    return replace(config, engine=engine, **changes)
+
+
+@pytest.fixture(params=["10.16.1.11"])
+def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    """TensorRT and a GPU, as far as stand-ins can be."""
+    trt = FakeTensorRt(request.param, FakeCuda())
+    put_in_place(trt, monkeypatch)
+    version = tensorrt_version(request.param)
+    monkeypatch.setattr("quantpipe.stages.build_engine.run.installed_tensorrt", lambda: version)
+    monkeypatch.setattr("quantpipe.assembly.engines.installed_tensorrt", lambda: version)
+    return trt
+
+
+@pytest.fixture(scope="session")
+def for_tensorrt(configured: Configure, run_stage: RunStage, calibrated: Artifacts) -> Artifacts:
+    """The graph with Q/DQ in TensorRT's placement, and the calibration cache beside it."""
+    overrides = ("export.target=tensorrt", "export.verify_images=1", "export.opset=20")
+    return run_stage("export", configured("export.ptq", *overrides), **calibrated)
+
+
+def test_a_float_graph_and_a_calibration_cache_make_an_int8_engine_of_tensorrt_10(
+    configured: Configure,
+    run_stage: RunStage,
+    installed: FakeTensorRt,
+    exported: Artifacts,
+    for_tensorrt: Artifacts,
+) -> None:
+    cache = for_tensorrt["calibration_cache"]
+    config = tensorrt(configured)
+    STAGE.check_wiring(config, WIRED)
+    made = run_stage("build_engine", config, onnx=exported["onnx"], calibration_cache=cache)
+    given = cache.path.read_text().splitlines()
+    read = installed.log.config.int8_calibrator.read_calibration_cache().decode().splitlines()
+    assert read == ["TRT-101601-EntropyCalibration2", *given[1:]]
+    assert len(read) > 40
+    assert made["calibration_cache"].path.read_text().splitlines() == read
+    lines = made["trtexec"].path.read_text().splitlines()
+    assert "--int8 --fp16 --calib=calibration.cache" in lines[0]
+    assert "half_onnx" not in made  # types are flags here
+
+
+def test_without_a_cache_types_are_in_the_graph(
+    configured: Configure, run_stage: RunStage, installed: FakeTensorRt, for_tensorrt: Artifacts
+) -> None:
+    made = run_stage("build_engine", tensorrt(configured), onnx=for_tensorrt["onnx"])
+    assert "half_onnx" in made
+    assert "calibration_cache" not in made
+    assert [told for told in installed.log.told if told[0] == "set_flag"] == []
+
+
+def test_a_cache_beside_a_graph_with_ranges_is_refused(
+    configured: Configure, run_stage: RunStage, installed: FakeTensorRt, for_tensorrt: Artifacts
+) -> None:
+    with pytest.raises(ArtifactError, match=r"has Q/DQ nodes, .*wire a float graph"):
+        run_stage("build_engine", tensorrt(configured), **for_tensorrt)
+
+
+def test_a_cache_of_another_network_is_refused(
+    configured: Configure,
+    run_stage: RunStage,
+    installed: FakeTensorRt,
+    exported: Artifacts,
+    for_tensorrt: Artifacts,
+    tmp_path: Path,
+) -> None:
+    cache = for_tensorrt["calibration_cache"]
+    other = tmp_path / "calibration.cache"
+    other.write_text(cache.path.read_text() + "elsewhere: 3c010204\n")
+    with pytest.raises(ArtifactError, match=r"1 of its \d+ ranges, as of 'elsewhere'"):
+        run_stage(
+            "build_engine",
+            tensorrt(configured),
+            onnx=exported["onnx"],
+            calibration_cache=replace(cache, path=other),
+        )
+
+
+@pytest.mark.parametrize("installed", ["11.4.0.106"], indirect=True)
+def test_tensorrt_11_is_told_the_way_without_a_cache_before_any_work(
+    configured: Configure, installed: FakeTensorRt
+) -> None:
+    config = tensorrt(configured)
+    STAGE.check_wiring(config, {"onnx": ArtifactKind.ONNX})
+    with pytest.raises(
+        ConfigurationError, match=r"^calibration_cache: TensorRT 11\.4 .*pipelines=ptq"
+    ):
+        STAGE.check_wiring(config, WIRED)
+
+
+def test_a_cache_is_wired_where_it_is_read_only(configured: Configure) -> None:
+    with pytest.raises(ConfigurationError, match="not by onnxruntime"):
+        STAGE.check_wiring(configured("build_engine.ptq"), WIRED)
+    with pytest.raises(ConfigurationError, match="precision=half has no use for"):
+        STAGE.check_wiring(tensorrt(configured, precision="half"), WIRED)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantpipe.data.dataset import DetectionDataset
+from quantpipe.errors import ArtifactError
+from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.export.verify import Parity
+from quantpipe.settings.parity import MeanLimits, ParitySettings
+from quantpipe.stages.evaluate.parity import (
+    Apart,
+    MeasuredParity,
+    _confident,
+    _map_delta,
+    fault_of,
+    require_parity,
+)
+
+SETTINGS = ParitySettings(
+    num_images=4,
+    float32=MeanLimits(box_mean_abs=0.01, score_mean_abs=0.001),
+    half=MeanLimits(box_mean_abs=1.0, score_mean_abs=0.02),
+    int8_limit=1.5,
+    min_agreement=0.5,
+)
+
+
+def parity(boxes: float, scores: float = 0.0) -> Parity:
+    return Parity(
+        max_abs=9.0,
+        mean_abs=boxes,
+        box_max_abs=9.0,
+        box_mean_abs=boxes,
+        score_max_abs=0.5,
+        score_mean_abs=scores,
+    )
+
+
+def apart(**changes: Any) -> Apart:
+    fields: dict[str, Any] = {
+        "distance": parity(0.0),
+        "effect": None,
+        "from_float": None,
+        "reach": 1.0,
+        "agreement": 0.0,
+    }
+    return Apart(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("measured", "precision", "fault"),
+    [
+        (apart(distance=parity(0.009, 0.0009)), "fp32", None),
+        (apart(distance=parity(0.02)), "fp32", "boxes lie 0.02 px from the network's"),
+        (apart(distance=parity(0.02), reach=3.0), "fp32", None),
+        (apart(distance=parity(0.0, 0.002)), "fp32", "scores lie 0.002"),
+        (apart(distance=parity(0.9, 0.01)), "half", None),
+        (apart(distance=parity(1.1)), "half", "boxes lie 1.1 px"),
+        # INT8: 1.5 times what quantization does, and what float layers may be off by.
+        (apart(effect=parity(2.0), from_float=parity(3.0)), "fp32", None),
+        (
+            apart(effect=parity(2.0), from_float=parity(3.1)),
+            "fp32",
+            "boxes lie 3.1 px from the float network's on average, allowed 3.01",
+        ),
+        (apart(effect=parity(0.0), from_float=parity(0.5)), "half", None),
+        (apart(effect=parity(0.0), from_float=parity(0.5)), "fp32", "boxes lie 0.5"),
+        (apart(effect=parity(1.0, 0.01), from_float=parity(0.0, 0.02)), "fp32", "scores lie 0.02"),
+        # Detections instead of predictions.
+        (apart(distance=None, agreement=0.49), "fp32", "detections agree to 0.490"),
+        (apart(distance=None, agreement=0.5), "fp32", None),
+        (apart(distance=None, agreement=None), "fp32", None),
+    ],
+)
+def test_what_is_past_its_limit_is_said(measured: Apart, precision: str, fault: str | None) -> None:
+    found = fault_of(measured, precision, SETTINGS)
+    assert (found is None) == (fault is None)
+    assert found is None or fault is None or found.startswith(fault)
+
+
+def detected(*scores: float) -> ImageDetections:
+    boxes = np.tile(np.array([[10, 10, 30, 40]], dtype=np.float32), (len(scores), 1))
+    return ImageDetections(
+        image_id=1,
+        boxes=boxes,
+        scores=np.array(scores, dtype=np.float32),
+        labels=np.zeros(len(scores), dtype=np.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([detected(0.9, 0.6), detected(0.7)], 0.6),
+        ([detected(0.9, 0.1)], 0.3),
+        ([detected(), detected()], 0.3),
+    ],
+)
+def test_what_a_graph_leaves_out_is_not_missed(
+    found: Sequence[ImageDetections], expected: float
+) -> None:
+    assert _confident(found, True) == pytest.approx(expected)
+    assert _confident(found, False) == 0.3
+
+
+def test_images_without_objects_have_no_difference(tmp_path: Path) -> None:
+    empty = DetectionDataset(
+        name="x", root=tmp_path, images=(), class_names=("a",), category_ids=(1,), counts={}
+    ).coco_ground_truth()
+    assert _map_delta([detected(0.9)], [detected(0.9)], empty, (1,)) is None
+    truth = {
+        **empty,
+        "images": [{"id": 1, "width": 64, "height": 64}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], "area": 600}
+        ],
+    }
+    assert _map_delta([detected()], [detected(0.9)], truth, (1,)) == pytest.approx(1.0)
+    assert _map_delta([detected(0.9)], [detected(0.9)], truth, (1,)) == 0.0
+
+
+@pytest.mark.parametrize("place", [None, "neck.up"])
+def test_an_engine_past_its_limit_is_refused(place: str | None) -> None:
+    def measured(fault: str | None) -> MeasuredParity:
+        return MeasuredParity(
+            reference="fake-quantized",
+            num_images=4,
+            distance=None,
+            agreement=0.1,
+            map_delta=None,
+            fault=fault,
+        )
+
+    require_parity("ptq", measured(None), place)
+    with pytest.raises(ArtifactError, match="engine 'ptq' does not compute its fake") as caught:
+        require_parity("ptq", measured("boxes lie far"), place)
+    assert ("they first part at 'neck.up'" in str(caught.value)) == (place is not None)
+    record = measured(None).as_json()
+    assert record["box_mean_abs"] is None
+    assert record["agreement"] == 0.1

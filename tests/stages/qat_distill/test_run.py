@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.stages.conftest import Artifacts, Configure, RunStage
+from torch import nn
+
+from quantpipe.assembly.networks import load_inputs
+from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.detector.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_detector,
+    save_checkpoint,
+)
+from quantpipe.errors import ArtifactError
+from quantpipe.quantization.precision_plan import all_int8, save_plan
+from quantpipe.quantization.scale_cache import load_scales
+from quantpipe.quantization.shared_ranges import concat_groups
+from quantpipe.quantization.simulation.network import quantized_operations
+from quantpipe.schema import identity
+from quantpipe.stages.qat_distill import STAGE
+from quantpipe.stages.qat_distill.run import _student
+from quantpipe.training.sync_batch_norm import SyncBatchNorm
+
+SHORT = ("qat_distill.epochs=1", "qat_distill.batch_size=4", "qat_distill.lr=0.0001")
+
+
+@pytest.mark.parametrize("ranges", ["fixed", "learned", "ema"])
+def test_a_short_fine_tuning_moves_the_weights_and_publishes_their_ranges(
+    ranges: str,
+    configured: Configure,
+    run_stage: RunStage,
+    calibrated: Artifacts,
+    checkpoint: Artifact,
+) -> None:
+    config = configured("qat_distill", *SHORT, f"qat_distill.ranges={ranges}")
+    made = run_stage("qat_distill", config, **calibrated, teacher=checkpoint)
+    before = load_checkpoint(calibrated["checkpoint"].path)
+    after = load_checkpoint(made["checkpoint"].path)
+    assert after.form == "deploy"
+    assert after.tensors.keys() == before.tensors.keys()
+    moved = sum(not torch.equal(after.tensors[n], t) for n, t in before.tensors.items())
+    assert moved > len(before.tensors) / 2
+    (epoch,) = json.loads(made["history"].path.read_text())["qat"]
+    assert epoch
+    calibration, scales = (load_scales(a["scales"].path) for a in (calibrated, made))
+    assert scales.weights_digest == after.weights_digest != before.weights_digest
+    assert list(scales.scales) == list(calibration.scales)
+    changed = {n for n, scale in scales.scales.items() if scale != calibration.scales[n]}
+    everything, inputs = set(scales.scales), {f"{name}.input" for name in scales.operations()}
+    assert changed >= {"fixed": set(), "learned": everything, "ema": inputs}[ranges]
+    assert ranges != "fixed" or not changed
+    network = restore_detector(after)
+    for group in concat_groups(network, torch.zeros(1, 3, 64, 64)):
+        assert len({scales.scales[f"{name}.input"].amax for name in group}) == 1
+    if ranges == "ema":
+        weight = network.get_parameter("backbone.stem.conv.weight").detach()
+        assert scales.scales["backbone.stem.conv.weight"].amax == tuple(
+            weight.abs().amax((1, 2, 3)).tolist()
+        )
+
+
+def test_the_student_is_the_network_that_is_deployed(
+    configured: Configure, calibrated: Artifacts, checkpoint: Artifact
+) -> None:
+    """BatchNorm is folded into the convolutions before a range is made, and stays so."""
+    kinds = (nn.BatchNorm2d, SyncBatchNorm)
+    trained = restore_detector(load_checkpoint(checkpoint.path))
+    assert any(isinstance(module, kinds) for module in trained.modules())
+    loaded = load_inputs(calibrated, "cpu")
+    student = _student(configured("qat_distill"), loaded)
+    assert loaded.checkpoint.form == "deploy"
+    assert not any(isinstance(module, kinds) for module in student.modules())
+    assert len(quantized_operations(student)) == len(loaded.scales.operations())  # type: ignore[union-attr]
+
+
+def test_a_network_with_batch_norm_has_no_ranges_to_train_with(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts, checkpoint: Artifact
+) -> None:
+    wired = {"checkpoint": checkpoint, "scales": calibrated["scales"], "teacher": checkpoint}
+    with pytest.raises(ArtifactError, match="these scales belong to weights"):
+        run_stage("qat_distill", configured("qat_distill", *SHORT), **wired)
+
+
+def test_a_plans_float_operations_stay_float(
+    configured: Configure,
+    run_stage: RunStage,
+    calibrated: Artifacts,
+    checkpoint: Artifact,
+    tmp_path: Path,
+) -> None:
+    calibration = load_scales(calibrated["scales"].path)
+    plan = all_int8(calibration.operations(), keep_float=["detect"])
+    partial = {"checkpoint": tmp_path / "partial.safetensors", "plan": tmp_path / "plan.json"}
+    before = load_checkpoint(calibrated["checkpoint"].path)
+    save_checkpoint(partial["checkpoint"], replace(before, precision_plan=dict(plan.operations)))
+    save_plan(partial["plan"], plan)
+    kinds = {"checkpoint": ArtifactKind.CHECKPOINT, "plan": ArtifactKind.PLAN}
+    wired = {n: Artifact(kind=kinds[n], path=path, sha256="") for n, path in partial.items()}
+    wired |= {"scales": calibrated["scales"], "teacher": checkpoint}
+    config = configured("qat_distill", *SHORT, "qat_distill.ranges=learned")
+
+    student = _student(config, load_inputs(wired, "cpu"))
+    assert set(quantized_operations(student)) == set(plan.quantized)
+    assert type(student.get_submodule("detect.stems.0.block.conv")) is nn.Conv2d
+
+    made = run_stage("qat_distill", config, **wired)
+    after, scales = load_checkpoint(made["checkpoint"].path), load_scales(made["scales"].path)
+    assert after.precision_plan == dict(plan.operations)
+    for name, scale in scales.scales.items():
+        stays = plan.operations[scale.operation] == "float"
+        assert (scale == calibration.scales[name]) == stays, name
+    # Float operations learn too.
+    name = "detect.cls_preds.0.weight"
+    assert not torch.equal(after.tensors[name], before.tensors[name])
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    configured: Configure,
+    run_stage: RunStage,
+    calibrated: Artifacts,
+    trained: Checkpoint,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_checkpoint(path, replace(trained, class_names=("cat", "dog")))
+    teacher = Artifact(kind=STAGE.outputs["checkpoint"].kind, path=path, sha256="")
+    with pytest.raises(ArtifactError, match="cat, dog"):
+        run_stage("qat_distill", configured("qat_distill"), **calibrated, teacher=teacher)
+
+
+def test_the_number_of_workers_changes_no_result(configured: Configure) -> None:
+    config = configured("qat_distill")
+    assert identity(replace(config, num_workers=8)) == identity(config)
+    assert identity(replace(config, lr=0.3)) != identity(config)
+
+
+def test_the_content_is_the_images(configured: Configure, tmp_path: Path) -> None:
+    assert set(STAGE.content(configured("qat_distill"), tmp_path)) == {"data"}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.detector.released.foreign_package import first_generation, save_public
+from tests.stages.conftest import Configure, RunStage
+
+from quantpipe.core.artifact import Artifact
+from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.families.yolov6.network import build_detector
+from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, public_scales
+from quantpipe.errors import ArtifactError
+from quantpipe.schema import identity
+from quantpipe.stages.train_repopt import STAGE
+
+
+def test_a_missing_file_is_found_before_any_work(configured: Configure) -> None:
+    for name in ("checkpoint", "scales"):
+        config = configured("train_repopt")
+        with pytest.raises(
+            ArtifactError, match=rf"nowhere: is not there; see train_repopt\.{name}"
+        ):
+            STAGE.check(replace(config, **{name: Path("nowhere")}))
+
+
+def test_files_are_named_by_their_content(configured: Configure, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for path in (first, second):
+        path.write_bytes(b"weights")
+    config = configured("train_repopt")
+    alone = STAGE.content(config, tmp_path)
+    one = STAGE.content(replace(config, checkpoint=first), tmp_path)
+    assert alone["checkpoint"] is None
+    assert one == STAGE.content(replace(config, checkpoint=second), tmp_path)
+    second.write_bytes(b"Weights")
+    assert one != STAGE.content(replace(config, checkpoint=second), tmp_path)
+    assert identity(replace(config, checkpoint=first)) == identity(
+        replace(config, checkpoint=second)
+    )
+
+
+def test_the_number_of_workers_changes_no_result(configured: Configure) -> None:
+    config = configured("train_repopt")
+    assert identity(replace(config, num_workers=8)) == identity(config)
+    assert identity(replace(config, epochs=2)) != identity(config)
+
+
+def test_a_checkpoint_that_is_given_is_taken_as_it_is(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact
+) -> None:
+    config = replace(configured("train_repopt"), checkpoint=checkpoint.path)
+    made = run_stage("train_repopt", config)
+    assert set(made) == {"checkpoint"}
+    assert made["checkpoint"].sha256 == checkpoint.sha256
+
+
+def test_a_checkpoint_of_other_classes_or_another_model_is_refused(
+    configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    save_checkpoint(path, replace(trained, class_names=("cat", "dog")))
+    with pytest.raises(ArtifactError, match=r"knows the classes cat, dog, the data set circle, "):
+        run_stage("train_repopt", replace(configured("train_repopt"), checkpoint=path))
+    save_checkpoint(path, trained)
+    other = configured("train_repopt", "model.width=0.25", "model.name=wider")
+    with pytest.raises(ArtifactError, match="is of model shapes_detector, not wider"):
+        run_stage("train_repopt", replace(other, checkpoint=path))
+
+
+def test_a_damaged_checkpoint_is_refused(
+    configured: Configure, run_stage: RunStage, checkpoint: Artifact, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    content = bytearray(checkpoint.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        run_stage("train_repopt", replace(configured("train_repopt"), checkpoint=path))
+
+
+def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
+    configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
+) -> None:
+    halved = {
+        n: t.half().float() if t.is_floating_point() else t for n, t in trained.tensors.items()
+    }
+    path = save_public(tmp_path / "public.pt", first_generation(halved), ema=None)
+    config = replace(configured("train_repopt"), checkpoint=path, write_state_dict=True)
+    made = run_stage("train_repopt", config)
+    assert set(made) == {"checkpoint", "state_dict"}
+    read = load_checkpoint(made["checkpoint"].path)
+    assert read.class_names == trained.class_names
+    plain = torch.load(made["state_dict"].path, weights_only=True)
+    for tensors in (read.tensors, plain):
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in halved.items())
+
+
+def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -> None:
+    search = build_detector(trained.architecture, "linear_add", seed=0)
+    with torch.no_grad():
+        for name, parameter in search.named_parameters():
+            if ".scale_" in name:
+                parameter.copy_(torch.rand(parameter.shape).half())
+    scales = extract_scales(search)
+    read = public_scales(save_public(tmp_path / "scale.pt", search.state_dict()))
+    assert set(read) == set(scales)
+    for block, scale in scales.items():
+        for part, tensor in vars(scale).items():
+            found = getattr(read[block], part)
+            assert (found is None) == (tensor is None)
+            assert tensor is None or torch.equal(found, tensor)
+
+
+def test_a_public_checkpoint_without_scales_is_refused(trained: Checkpoint, tmp_path: Path) -> None:
+    path = save_public(tmp_path / "public.pt", trained.tensors)
+    with pytest.raises(ArtifactError, match="holds no scales"):
+        public_scales(path)
