@@ -5,7 +5,7 @@ python benchmarks/engines.py [--json FILE] [--quick] [--batches 1 32] [--runs N]
 YOLOv6-N at 320 px and S at 640, batches of 1 and 32: float32, bf16 and our INT8 in OpenVINO,
 float32 and our INT8 in ONNX Runtime, and the same float graph quantized by NNCF and by ONNX Runtime
 with their defaults where they are installed. Weights are random: they change no latency. All run in
-turn, after a pause, so that neither a busy moment nor what ran before favours any.
+turn, after a pause, so that neither a busy moment nor what ran before favors any.
 
 Images per second are those of one batch after another, or in OpenVINO with the best number of
 streams where that is more. The share of the peak is the INT8

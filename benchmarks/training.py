@@ -35,7 +35,7 @@ from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import (
     extract_scales,
     gradient_masks,
-    initialise_from_scales,
+    initialize_from_scales,
 )
 from quantpipe.process_group import Alone
 from quantpipe.progress import Silent
@@ -274,7 +274,7 @@ def _masks(subject: Subject, detector: Detector) -> dict[str, torch.Tensor] | No
         return None
     search = build_detector(detector.architecture, "linear_add", seed=0)
     scales = extract_scales(search)
-    initialise_from_scales(detector, scales, seed=0)
+    initialize_from_scales(detector, scales, seed=0)
     return gradient_masks(detector, scales)
 
 

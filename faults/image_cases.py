@@ -154,16 +154,16 @@ def _modes() -> Iterator[Case]:
     scaled = np.repeat(np.rint(values / 257.0)[..., None], 3, axis=2)
     image = Image.fromarray(noise)
     golden: dict[str, tuple[Callable[[Path], object], str, Any]] = {
-        "16-bit grey PNG": (lambda path: cv2.imwrite(str(path), values), "png", scaled),
-        "16-bit grey TIFF": (lambda path: cv2.imwrite(str(path), values), "tif", scaled),
-        "16-bit colour PNG": (
+        "16-bit gray PNG": (lambda path: cv2.imwrite(str(path), values), "png", scaled),
+        "16-bit gray TIFF": (lambda path: cv2.imwrite(str(path), values), "tif", scaled),
+        "16-bit color PNG": (
             lambda path: cv2.imwrite(str(path), noise[..., ::-1].astype(np.uint16) * 257),
             "png",
             noise,
         ),
         "one bit": (image.convert("1").save, "png", _rgb(image.convert("1"))),
-        "grey PNG": (image.convert("L").save, "png", _rgb(image.convert("L"))),
-        "grey BMP": (image.convert("L").save, "bmp", _rgb(image.convert("L"))),
+        "gray PNG": (image.convert("L").save, "png", _rgb(image.convert("L"))),
+        "gray BMP": (image.convert("L").save, "bmp", _rgb(image.convert("L"))),
         "palette PNG": (image.convert("P").save, "png", _rgb(image.convert("P"))),
         "palette GIF": (image.convert("P").save, "gif", _rgb(image.convert("P"))),
         "RGB PNG": (image.save, "png", noise),
@@ -174,13 +174,13 @@ def _modes() -> Iterator[Case]:
         ),
         "RGB without a known suffix": (lambda path: image.save(path, "PNG"), "dat", noise),
         "opaque RGBA": (image.convert("RGBA").save, "png", noise),
-        "transparent RGBA": (_transparent("RGBA").save, "png", _half_grey()),
-        "transparent LA": (_transparent("LA").save, "png", _half_grey()),
-        "transparent palette": (_transparent_palette, "png", _half_grey()),
+        "transparent RGBA": (_transparent("RGBA").save, "png", _half_gray()),
+        "transparent LA": (_transparent("LA").save, "png", _half_gray()),
+        "transparent palette": (_transparent_palette, "png", _half_gray()),
     }
     for name, (write, suffix, expected) in golden.items():
         yield _golden(20, name, write, f"x.{suffix}", expected)
-    for name, colour, expected_colour in (
+    for name, color, expected_color in (
         ("red", (0, 255, 255, 0), (255, 0, 0)),
         ("white", (0, 0, 0, 0), (255, 255, 255)),
         ("black", (0, 0, 0, 255), (0, 0, 0)),
@@ -188,9 +188,9 @@ def _modes() -> Iterator[Case]:
         yield _golden(
             20,
             f"CMYK {name}",
-            partial(_save_cmyk, colour),
+            partial(_save_cmyk, color),
             "x.jpg",
-            np.broadcast_to(np.array(expected_colour), (16, 16, 3)),
+            np.broadcast_to(np.array(expected_color), (16, 16, 3)),
             tolerance=3,
         )
     for mode in ("I", "F"):
@@ -209,8 +209,8 @@ def _modes() -> Iterator[Case]:
         )
 
 
-def _save_cmyk(colour: tuple[int, int, int, int], path: Path) -> None:
-    Image.new("CMYK", (16, 16), colour).save(path, quality=95)
+def _save_cmyk(color: tuple[int, int, int, int], path: Path) -> None:
+    Image.new("CMYK", (16, 16), color).save(path, quality=95)
 
 
 def _put(content: bytes, path: Path) -> None:
@@ -222,9 +222,9 @@ def _rgb(image: Image.Image) -> Any:
 
 
 def _transparent(mode: str) -> Image.Image:
-    colour = (200, 200, 200) if mode == "RGBA" else (200,)
-    image = Image.new(mode, (8, 4), (*colour, 0))
-    image.paste((*colour, 255), (0, 0, 4, 4))
+    color = (200, 200, 200) if mode == "RGBA" else (200,)
+    image = Image.new(mode, (8, 4), (*color, 0))
+    image.paste((*color, 255), (0, 0, 4, 4))
     return image
 
 
@@ -235,7 +235,7 @@ def _transparent_palette(path: Path) -> None:
     image.save(path, transparency=1)
 
 
-def _half_grey() -> Any:
+def _half_gray() -> Any:
     expected = np.full((4, 8, 3), 200)
     expected[:, 4:] = _GREY
     return expected

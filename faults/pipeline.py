@@ -1,4 +1,4 @@
-"""The real pipeline, killed and signalled in every stage until it ends all the same.
+"""The real pipeline, killed and signaled in every stage until it ends all the same.
 
 One run directory is disturbed again and again, a little further on each time, and then left to
 end: a chain of ten disturbances costs little more than the run itself. Whatever stages and steps a

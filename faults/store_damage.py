@@ -266,7 +266,7 @@ _CONTEXT = Context(
     progress=Told(),
     progress_folder=Path(),
     memo=Path(),
-    materialise=lambda identity, build: Path(),
+    materialize=lambda identity, build: Path(),
 )
 
 

@@ -175,7 +175,7 @@ def newest(folder: Path) -> tuple[int, str]:
 
 def _export(config: TextConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Uses material that steps share."""
-    folder = context.materialise({"images": 1}, _draw)
+    folder = context.materialize({"images": 1}, _draw)
     metrics = append(config, inputs, outputs, context)
     return {**metrics, "images": len(list(folder.iterdir()))}
 

@@ -320,7 +320,7 @@ def test_material_is_made_once_and_shared(tmp_path: Path, log: Path) -> None:
         (folder / "data").write_text("material")
 
     def using(config: TextConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-        folder = context.materialise({"shapes": 1}, build)
+        folder = context.materialize({"shapes": 1}, build)
         outputs["text"].write_text((folder / "data").read_text() + config.text)
         return {}
 

@@ -19,13 +19,13 @@ CocoMaker = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def make_coco(tmp_path: Path) -> CocoMaker:
-    """Writes 64x48 grey JPEGs a.jpg, b.jpg and a document that ``changes`` may replace parts of."""
+    """Writes 64x48 gray JPEGs a.jpg, b.jpg and a document that ``changes`` may replace parts of."""
 
     def make(**changes: Any) -> tuple[Path, Path]:
         folder = tmp_path / "train"
         folder.mkdir(exist_ok=True)
-        for name, grey in (("a.jpg", 90), ("b.jpg", 160)):
-            Image.fromarray(np.full((48, 64, 3), grey, dtype=np.uint8)).save(folder / name)
+        for name, gray in (("a.jpg", 90), ("b.jpg", 160)):
+            Image.fromarray(np.full((48, 64, 3), gray, dtype=np.uint8)).save(folder / name)
         document = {
             "images": [
                 {"id": 7, "file_name": "a.jpg", "width": 64, "height": 48},

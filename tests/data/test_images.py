@@ -56,7 +56,7 @@ def test_boxes_turn_with_their_pixels(tmp_path: Path, orientation: int) -> None:
     assert tuple(turned) == extent
 
 
-def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
+def test_sixteen_bit_gray_is_scaled(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
     path = tmp_path / "x.png"
     assert cv2.imwrite(str(path), values)
@@ -64,7 +64,7 @@ def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_sixteen_bit_colour_is_scaled(tmp_path: Path) -> None:
+def test_sixteen_bit_color_is_scaled(tmp_path: Path) -> None:
     values = picture().astype(np.uint16) * 257
     path = tmp_path / "x.png"
     assert cv2.imwrite(str(path), values[..., ::-1])
@@ -87,17 +87,17 @@ def test_one_channel_becomes_three(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_image(path), np.asarray(image.convert("RGB")))
 
 
-def test_cmyk_shows_the_colours_that_were_meant(tmp_path: Path) -> None:
+def test_cmyk_shows_the_colors_that_were_meant(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, quality=95)  # red ink
     assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_show_the_padding_grey(tmp_path: Path, mode: str) -> None:
-    colour = (200, 200, 200) if mode == "RGBA" else (200,)
-    image = Image.new(mode, (8, 4), (*colour, 0))
-    image.paste((*colour, 255), (0, 0, 4, 4))
+def test_transparent_pixels_show_the_padding_gray(tmp_path: Path, mode: str) -> None:
+    color = (200, 200, 200) if mode == "RGBA" else (200,)
+    image = Image.new(mode, (8, 4), (*color, 0))
+    image.paste((*color, 255), (0, 0, 4, 4))
     path = tmp_path / "x.png"
     image.save(path)
     pixels = read_image(path)

@@ -25,7 +25,7 @@ def marked(height: int, width: int, box: tuple[int, int, int, int], level: int =
 
 
 def extent(image: NDArray[np.uint8], threshold: int = 180) -> list[int]:
-    """The box of what is bright, past the grey of the padding."""
+    """The box of what is bright, past the gray of the padding."""
     rows, columns = np.nonzero(image[..., 0] > threshold)
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
 
@@ -33,7 +33,7 @@ def extent(image: NDArray[np.uint8], threshold: int = 180) -> list[int]:
 @pytest.mark.parametrize(
     ("height", "width"), [(427, 640), (640, 427), (160, 160), (30, 45), (99, 7)]
 )
-def test_letterbox_is_centred_and_goes_back(height: int, width: int) -> None:
+def test_letterbox_is_centered_and_goes_back(height: int, width: int) -> None:
     boxes = np.array([[0, 0, width, height], [3, 5, 6, 20]], dtype=np.float32)
     image, placed = letterbox(np.full((height, width, 3), 255, dtype=np.uint8), 160)
     assert image.shape == (160, 160, 3)
@@ -97,8 +97,8 @@ def test_mosaic_moves_boxes_with_their_pixels(seed: int) -> None:
     rng = np.random.default_rng(seed)
     levels = (200, 215, 230, 245)
     tiles = [marked(60, 80, (30, 20, 50, 41), level) for level in levels]
-    labelled = [tile._replace(labels=np.array([i])) for i, tile in enumerate(tiles)]
-    whole = mosaic(labelled, 80, rng)
+    labeled = [tile._replace(labels=np.array([i])) for i, tile in enumerate(tiles)]
+    whole = mosaic(labeled, 80, rng)
     assert whole.image.shape == (160, 160, 3)
     assert len(whole.boxes) >= 1
     for box, label in zip(whole.boxes, whole.labels, strict=True):

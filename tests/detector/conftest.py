@@ -18,8 +18,8 @@ MakeSettled = Callable[[BlockForm], Detector]
 
 def cloudy_images(num: int, height: int, width: int) -> Tensor:
     """Smooth images: unlike noise, they still differ from one another at stride 32."""
-    colours = torch.rand(num, 3, 6, 6, generator=torch.Generator().manual_seed(num))
-    return F.interpolate(colours, size=(height, width), mode="bilinear")
+    colors = torch.rand(num, 3, 6, 6, generator=torch.Generator().manual_seed(num))
+    return F.interpolate(colors, size=(height, width), mode="bilinear")
 
 
 @pytest.fixture

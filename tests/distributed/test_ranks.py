@@ -48,7 +48,7 @@ class Stopping(Silent):
 
 
 def test_two_ranks_train_as_one_does_on_the_same_batches(tmp_path: Path) -> None:
-    """Batch statistics, the loss and its normaliser are those of the whole batch."""
+    """Batch statistics, the loss and its normalizer are those of the whole batch."""
     alone = lead(Alone(), Job(RECIPE, tmp_path / "one"))
     two = together(Job(RECIPE, tmp_path / "two"))
     assert len(two.history) == 3

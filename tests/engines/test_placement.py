@@ -11,7 +11,7 @@ from quantpipe.engines.engine import BuildSettings, build_engine, float_layers, 
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import simplify
-from quantpipe.export.verify import compare, unoptimised
+from quantpipe.export.verify import compare, unoptimized
 
 
 def _engine(exported: Any, tmp_path: Path, name: str) -> Any:
@@ -53,7 +53,7 @@ def test_the_engine_is_as_close_to_float_as_its_graph(
     """With int8 activations OpenVINO fails this by a factor of five."""
     engine = _engine(exported, tmp_path, name)
     images = exported.images.numpy()
-    plain = unoptimised(exported.path)(images)
-    cost = compare(plain, unoptimised(tmp_path / "q.onnx")(images))
+    plain = unoptimized(exported.path)(images)
+    cost = compare(plain, unoptimized(tmp_path / "q.onnx")(images))
     for found in (engine.run(images), engine.run(images[:1])):
         assert compare(plain[: len(found)], found).box_mean_abs < 1.5 * cost.box_mean_abs

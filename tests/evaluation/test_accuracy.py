@@ -50,7 +50,7 @@ def _batches() -> Iterator[tuple[Batch, list[HalfSize]]]:
 def _predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
     assert images.dtype == np.float32
     assert images.max() == 1.0
-    # Letterboxed centres and sizes: original / 2, plus 4 down. The second box leaves the image.
+    # Letterboxed centers and sizes: original / 2, plus 4 down. The second box leaves the image.
     return np.array(
         [
             [[10, 12, 10, 8, 1, 0.01, 0.9]],

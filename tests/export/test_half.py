@@ -11,7 +11,7 @@ from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
-from quantpipe.export.verify import compare, unoptimised
+from quantpipe.export.verify import compare, unoptimized
 
 
 def _types(model: Any) -> Any:
@@ -45,7 +45,7 @@ def test_it_predicts_nearly_the_same(exported: Any, tmp_path: Path) -> None:
     write_graph(tmp_path / "half.onnx", to_half(exported.graph))
     images = exported.images.numpy()
     parity = compare(
-        unoptimised(exported.path)(images), unoptimised(tmp_path / "half.onnx")(images)
+        unoptimized(exported.path)(images), unoptimized(tmp_path / "half.onnx")(images)
     )
     assert 0.0 < parity.box_mean_abs < 0.05
     assert 0.0 < parity.score_mean_abs < 2e-3

@@ -15,7 +15,7 @@ from quantpipe.export.nms import NmsForm, NmsSettings, append_nms, with_standard
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, simplify
-from quantpipe.export.verify import unoptimised, unoptimised_outputs
+from quantpipe.export.verify import unoptimized, unoptimized_outputs
 from quantpipe.quantization.placement import PLACEMENT
 
 NAMES = ("a", "b", "c")
@@ -115,8 +115,8 @@ def test_what_is_kept_is_what_the_definition_keeps(
         assert scores[image, :number].tolist() == [score for score, _, _ in expected]
         assert labels[image, :number].tolist() == [label for _, label, _ in expected]
         chosen_rows = rows[image, np.array([anchor for _, _, anchor in expected], dtype=int)]
-        centre, half = chosen_rows[:, :2], np.maximum(chosen_rows[:, 2:4], 0) / 2
-        corners = np.concatenate([centre - half, centre + half], axis=1)
+        center, half = chosen_rows[:, :2], np.maximum(chosen_rows[:, 2:4], 0) / 2
+        corners = np.concatenate([center - half, center + half], axis=1)
         np.testing.assert_array_equal(boxes[image, :number], corners)
         for array in (boxes, scores, labels):
             assert not array[image, number:].any()
@@ -128,13 +128,13 @@ def test_what_is_kept_of_a_networks_predictions_is_what_we_keep(
 ) -> None:
     images = exported.images.numpy()
     write_graph(tmp_path / "raw.onnx", crowded)
-    predictions = unoptimised(tmp_path / "raw.onnx")(images)
+    predictions = unoptimized(tmp_path / "raw.onnx")(images)
     confidence = float(np.quantile(predictions[..., 5:], 0.5))
     assert (predictions[..., 5:] > confidence).sum(axis=(1, 2)).min() > 100
     chosen = settings(confidence=confidence, max_detections=200)
     write_graph(tmp_path / "n.onnx", append_nms(crowded, chosen, NAMES, form))
     for batch in (1, 4):
-        outputs: Any = unoptimised_outputs(tmp_path / "n.onnx")(images[:batch])
+        outputs: Any = unoptimized_outputs(tmp_path / "n.onnx")(images[:batch])
         counts, boxes, scores, labels = outputs
         kept = detections(predictions[:batch], confidence=confidence, iou=0.5, max_detections=200)
         assert [len(rows) for rows in kept] == counts[:, 0].tolist()
@@ -146,7 +146,7 @@ def test_what_is_kept_of_a_networks_predictions_is_what_we_keep(
             np.testing.assert_array_equal(labels[image, :number], rows[:, 5])
     # The same in the form of predictions: suppressed once more, nothing changes.
     again = detections(
-        unoptimised(tmp_path / "n.onnx")(images), confidence=confidence, iou=0.5, max_detections=200
+        unoptimized(tmp_path / "n.onnx")(images), confidence=confidence, iou=0.5, max_detections=200
     )
     for before, after in zip(kept, again, strict=True):
         np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-3)

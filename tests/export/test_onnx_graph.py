@@ -12,7 +12,7 @@ from torch import nn
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.export.onnx_graph import export_float, lowered, read_graph, serialized, write_graph
-from quantpipe.export.verify import unoptimised
+from quantpipe.export.verify import unoptimized
 from quantpipe.graph.operations import operation_nodes, repeated_name
 
 
@@ -52,7 +52,7 @@ def test_any_batch_gives_the_networks_predictions(exported: Any, batch: int) -> 
     with torch.no_grad():
         expected = exported.network(images).numpy()
     np.testing.assert_allclose(
-        unoptimised(exported.path)(images.numpy()), expected, rtol=1e-4, atol=1e-4
+        unoptimized(exported.path)(images.numpy()), expected, rtol=1e-4, atol=1e-4
     )
 
 
@@ -88,7 +88,7 @@ def test_opset_17_computes_the_same(tmp_path: Path) -> None:
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = network(images).numpy()
-    np.testing.assert_allclose(unoptimised(path)(images.numpy()), expected, atol=1e-5)
+    np.testing.assert_allclose(unoptimized(path)(images.numpy()), expected, atol=1e-5)
 
 
 def test_an_operator_that_changed_is_not_lowered() -> None:

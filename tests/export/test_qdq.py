@@ -14,7 +14,7 @@ import torch
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.qdq import insert_qdq
-from quantpipe.export.verify import compare, unoptimised
+from quantpipe.export.verify import compare, unoptimized
 from quantpipe.quantization.placement import PLACEMENT, Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
 from quantpipe.quantization.scale_cache import ScaleCache
@@ -44,7 +44,7 @@ def _producers(model: Any) -> Any:
 
 def _predictions(model: Any, path: Path, images: Any) -> Any:
     write_graph(path, model)
-    return unoptimised(path)(images.numpy())
+    return unoptimized(path)(images.numpy())
 
 
 def _fake_quantized(exported: Any, plan: Any = None, scales: Any = None) -> Any:

@@ -12,7 +12,7 @@ from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, require_same_qdq, simplify
-from quantpipe.export.verify import unoptimised
+from quantpipe.export.verify import unoptimized
 from quantpipe.quantization.placement import PLACEMENT
 
 
@@ -32,8 +32,8 @@ def test_pairs_survive_and_predictions_stay(
     write_graph(tmp_path / "b.onnx", simple)
     images = exported.images.numpy()
     np.testing.assert_allclose(
-        unoptimised(tmp_path / "a.onnx")(images),
-        unoptimised(tmp_path / "b.onnx")(images),
+        unoptimized(tmp_path / "a.onnx")(images),
+        unoptimized(tmp_path / "b.onnx")(images),
         atol=1e-3,
     )
 

@@ -11,7 +11,7 @@ from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.nms import NmsSettings, append_nms
 from quantpipe.export.onnx_graph import write_graph
-from quantpipe.export.verify import unoptimised
+from quantpipe.export.verify import unoptimized
 from quantpipe.export.verify_nms import verify_nms
 
 CHOSEN = {"confidence": 0.6, "iou": 0.5, "max_detections": 150}
@@ -29,7 +29,7 @@ def verified(exported: Any, crowded: onnx.ModelProto, tmp_path: Path) -> Any:
         write_graph(tmp_path / "raw.onnx", crowded)
         write_graph(tmp_path / "nms.onnx", model)
         images, chosen = exported.images.numpy(), {**CHOSEN, **changes}
-        predictions = unoptimised(tmp_path / "raw.onnx")(images)
+        predictions = unoptimized(tmp_path / "raw.onnx")(images)
         predictions[..., 2:4] = np.maximum(predictions[..., 2:4], 0)
 
         def suppress(rows: Any, iou: float) -> Any:

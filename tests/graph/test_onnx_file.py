@@ -11,7 +11,7 @@ import pytest
 
 from quantpipe.errors import ArtifactError
 from quantpipe.export.onnx_graph import read_graph
-from quantpipe.export.verify import unoptimised
+from quantpipe.export.verify import unoptimized
 from quantpipe.graph.onnx_file import class_names, input_size, num_detected_classes, read_onnx
 from quantpipe.graph.onnx_source import read_onnx_source
 
@@ -23,7 +23,7 @@ def _source(path: Path) -> object:
 
 
 # Every function that hands what it reads to a library.
-READERS = pytest.mark.parametrize("load", [read_onnx, read_graph, unoptimised, _source])
+READERS = pytest.mark.parametrize("load", [read_onnx, read_graph, unoptimized, _source])
 
 
 def _model(opset: int = 20) -> onnx.ModelProto:

@@ -110,7 +110,7 @@ def test_equal_input_gives_equal_text_and_two_charts_share_no_id() -> None:
         assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg)) <= own
 
 
-def test_colours_follow_the_page_and_names_are_escaped() -> None:
+def test_colors_follow_the_page_and_names_are_escaped() -> None:
     odd = SensitivityBar(name="<script>$x$</script>", harm=1, standard_error=None, is_float=False)
     svg = sensitivity_chart([odd], boundary=None, harm_label="harm")
     assert "<script" not in svg

@@ -27,11 +27,11 @@ def _drawn(boxes: list[list[float]], scores: list[float], labels: list[int]) -> 
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
-def _is_near(pixel: NDArray[Any], colour: tuple[int, int, int]) -> bool:
-    return bool(np.abs(pixel - colour).max() < 12)
+def _is_near(pixel: NDArray[Any], color: tuple[int, int, int]) -> bool:
+    return bool(np.abs(pixel - color).max() < 12)
 
 
-def test_boxes_scale_with_the_picture_and_have_the_colour_of_their_class() -> None:
+def test_boxes_scale_with_the_picture_and_have_the_color_of_their_class() -> None:
     drawn = _drawn([[20, 25, 50, 55], [70, 30, 110, 50]], [0.9, 0.8], [0, 1])
     assert drawn.shape == (120, 240, 3)
     assert _is_near(drawn[80, 40], (230, 57, 70))  # left side of the first, at twice its place

@@ -114,12 +114,12 @@ def test_terminal_bars_nest_and_the_outer_one_stays() -> None:
     progress = TerminalProgress(console, _never)
     for _ in progress.track(range(2), "epoch"):
         assert list(progress.track(range(3), "batch")) == [0, 1, 2]
-        progress.note("a note with \x1b[31mcolour")
+        progress.note("a note with \x1b[31mcolor")
     last_frame = stream.getvalue().rsplit("\x1b[2K", 1)[-1]
     assert "epoch" in last_frame
     assert "2/2" in last_frame
     assert "batch" not in last_frame
-    assert "a note with ?[31mcolour" in stream.getvalue()
+    assert "a note with ?[31mcolor" in stream.getvalue()
     assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 

@@ -57,10 +57,10 @@ def settings(**values: Any) -> DataSettings:
     return made
 
 
-def write_coco(root: Path, split: str, colour: int = 0) -> None:
+def write_coco(root: Path, split: str, color: int = 0) -> None:
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
-    pixels = np.full((64, 64, 3), colour, dtype=np.uint8)
+    pixels = np.full((64, 64, 3), color, dtype=np.uint8)
     Image.fromarray(pixels).save(root / split / "a.png")
     (root / "annotations" / f"instances_{split}.json").write_text(
         json.dumps(
@@ -119,9 +119,9 @@ def test_missing_folders_are_found_without_reading(tmp_path: Path) -> None:
 
 def test_the_content_of_a_data_set_is_its_pixels_and_boxes_not_its_place(tmp_path: Path) -> None:
     digests = []
-    for name, colour in (("a", 0), ("b", 0), ("c", 1)):
+    for name, color in (("a", 0), ("b", 0), ("c", 1)):
         for split in ("train", "val"):
-            write_coco(tmp_path / name, split, colour if split == "val" else 0)
+            write_coco(tmp_path / name, split, color if split == "val" else 0)
         found = data_content(coco_at(tmp_path / name), ("train", "val"), tmp_path / "memo" / name)
         assert set(found) == {"train", "val"}
         digests.append(found)
@@ -153,7 +153,7 @@ def test_generated_data_is_named_by_its_settings(tmp_path: Path) -> None:
 def test_generated_data_is_generated_once_and_read_as_coco(tmp_path: Path) -> None:
     made: list[dict[str, Any]] = []
 
-    def materialise(named_by: Any, build_into: Any) -> Path:
+    def materialize(named_by: Any, build_into: Any) -> Path:
         folder = tmp_path / "shapes"
         if not made:
             folder.mkdir()
@@ -167,7 +167,7 @@ def test_generated_data_is_generated_once_and_read_as_coco(tmp_path: Path) -> No
         device="cpu",
         progress=Silent(),
         progress_folder=tmp_path,
-        materialise=materialise,
+        materialize=materialize,
         memo=tmp_path / "memo",
     )
     shapes = build(ShapesSettings, SHAPES, "data")

@@ -79,7 +79,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def context(shared: Path) -> Context:
     """What a step knows, with generated data that is made once."""
 
-    def materialise(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    def materialize(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         folder = shared / key_of(named_by)
         if not folder.exists():
             folder.mkdir()
@@ -92,7 +92,7 @@ def context(shared: Path) -> Context:
         device="cpu",
         progress=Silent(),
         progress_folder=shared / "progress",
-        materialise=materialise,
+        materialize=materialize,
         memo=shared / "memo",
     )
 

@@ -1,4 +1,4 @@
-"""The same loop trains a fake-quantized network, and its ranges, towards its float self."""
+"""The same loop trains a fake-quantized network, and its ranges, toward its float self."""
 
 import copy
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.process_group import Alone
-from quantpipe.training.sync_batch_norm import SyncBatchNorm, synchronise_batch_norm
+from quantpipe.training.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 
 
 def fixed(seed: int = 0) -> nn.BatchNorm2d:
@@ -44,7 +44,7 @@ def test_a_network_keeps_its_names_and_its_tensors() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Sequential(fixed()))
     before: dict[str, Tensor] = dict(network.state_dict(keep_vars=True))
     names = copy.copy(list(before))
-    synchronise_batch_norm(network, Alone())
+    synchronize_batch_norm(network, Alone())
     after = network.state_dict(keep_vars=True)
     assert list(after) == names
     assert all(after[name] is tensor for name, tensor in before.items())

@@ -100,7 +100,7 @@ def _exit_code(work: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print("quantpipe: interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    except Exception as error:  # noqa: BLE001 - the last line of defence: one line, or the traceback
+    except Exception as error:  # noqa: BLE001 - the last line of defense: one line, or the traceback
         return _tell_internal(error)
     return 0
 

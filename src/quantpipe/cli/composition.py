@@ -215,7 +215,7 @@ def _longest_known(key: str, config: DictConfig) -> tuple[str, Any]:
 
 
 def _nearest_setting(key: str, siblings: Sequence[str], config: DictConfig) -> str:
-    """A key that is spelt alike, or the same name elsewhere, or else what is beside it."""
+    """A key that is spelled alike, or the same name elsewhere, or else what is beside it."""
     plain = OmegaConf.to_container(OmegaConf.masked_copy(config, _own(config)), resolve=False)
     settings = [f"{path}.{name}".lstrip(".") for path, name, _ in _leaves(plain, "")]
     alike = difflib.get_close_matches(key, [*settings, *siblings], n=1, cutoff=0.8)

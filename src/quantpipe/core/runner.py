@@ -166,7 +166,7 @@ def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner)
         device=runner.device,
         progress=runner.progress,
         progress_folder=runner.cache.progress_folder(key),
-        materialise=_materialiser(runner.cache),
+        materialize=_materializer(runner.cache),
         memo=_memo(runner.cache),
     )
     start = time.monotonic()
@@ -181,10 +181,10 @@ def _memo(cache: RunCache) -> Path:
     return cache.root / "memo"
 
 
-def _materialiser(
+def _materializer(
     cache: RunCache,
 ) -> Callable[[Mapping[str, Any], Callable[[Path], None]], Path]:
-    def materialise(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    def materialize(named_by: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         def write(folder: Path) -> Built:
             start = time.monotonic()
             build(folder)
@@ -194,7 +194,7 @@ def _materialiser(
         entry, _ = cache.obtain(key_of(material), material, write)
         return entry.folder
 
-    return materialise
+    return materialize
 
 
 def _artifacts(step: Step, entry: Entry) -> dict[str, Artifact]:

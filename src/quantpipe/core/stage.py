@@ -45,7 +45,7 @@ class Context:
         device: ``cpu`` or ``cuda``, as torch names it.
         progress: Bars, notes and the question whether to stop.
         progress_folder: Kept between runs until the step is published: long work resumes here.
-        materialise: Returns the folder whose content an identity names, building it at most once.
+        materialize: Returns the folder whose content an identity names, building it at most once.
         memo: A folder for what only saves time, whoever made it and for whichever step; no result
             may depend on it, and it may be gone the next time.
     """
@@ -55,7 +55,7 @@ class Context:
     device: str
     progress: Progress
     progress_folder: Path
-    materialise: Callable[[Mapping[str, Any], Callable[[Path], None]], Path]
+    materialize: Callable[[Mapping[str, Any], Callable[[Path], None]], Path]
     memo: Path
 
 

@@ -57,7 +57,7 @@ def coverage(corners: Float, width: int, height: int) -> tuple[Float, tuple[int,
     if columns == 0 or rows == 0:
         return np.zeros((0, 0), dtype=np.float32), (0, 0)
     fine = np.zeros((rows * _SUPERSAMPLING, columns * _SUPERSAMPLING), dtype=np.uint8)
-    # Sub-pixel centres lie half a sub-pixel inside; fillPoly takes 8 fractional bits.
+    # Sub-pixel centers lie half a sub-pixel inside; fillPoly takes 8 fractional bits.
     points = ((corners - low) * _SUPERSAMPLING - 0.5) * 256
     cv2.fillPoly(fine, [np.rint(points).astype(np.int32)], 255, shift=8)
     alpha = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA) / np.float32(255)
@@ -78,7 +78,7 @@ def paint(canvas: Float, alpha: Float, corner: tuple[int, int], fill: Float) -> 
 
 
 def cloud(width: int, height: int, rng: np.random.Generator) -> Float:
-    """Returns smooth coloured noise of several octaves, (H, W, 3) around 0, about +-1."""
+    """Returns smooth colored noise of several octaves, (H, W, 3) around 0, about +-1."""
     total = np.zeros((height, width, 3), dtype=np.float32)
     for cells, weight in ((2, 1.0), (5, 0.7), (12, 0.45), (32, 0.3)):
         grid = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
@@ -87,9 +87,9 @@ def cloud(width: int, height: int, rng: np.random.Generator) -> Float:
 
 
 def texture(
-    height: int, width: int, colour: Float, strength: float, rng: np.random.Generator
+    height: int, width: int, color: Float, strength: float, rng: np.random.Generator
 ) -> Float:
-    """Returns a fill (h, w, 3): plain, shaded, striped, checked or grainy around ``colour``."""
+    """Returns a fill (h, w, 3): plain, shaded, striped, checked or grainy around ``color``."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     angle = rng.uniform(0, np.pi)
     along = np.cos(angle) * columns + np.sin(angle) * rows
@@ -107,7 +107,7 @@ def texture(
     else:
         pattern = np.zeros((height, width))
     tint = strength * rng.uniform(0.4, 1.0, 3)
-    fill: Float = (colour + pattern[..., None] * tint).astype(np.float32)
+    fill: Float = (color + pattern[..., None] * tint).astype(np.float32)
     return fill
 
 

@@ -21,7 +21,7 @@ from quantpipe.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow starts to warn
-PADDING = 114  # the grey of the letterbox, also what shows through transparent pixels
+PADDING = 114  # the gray of the letterbox, also what shows through transparent pixels
 
 # No format whose decoder starts another program (EPS) or fetches anything.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # MPO comes with JPEG
@@ -83,7 +83,7 @@ def read_header(path: Path) -> ImageHeader:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Returns an image as it should be seen: (H, W, 3) RGB, EXIF rotation applied.
 
-    Sixteen-bit grey is scaled (65535 is white), and transparent pixels show the padding grey.
+    Sixteen-bit gray is scaled (65535 is white), and transparent pixels show the padding gray.
 
     Raises:
         DataError: The file is not a whole image, is too large, or has pixels of unknown range.
@@ -178,7 +178,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         scaled = ((values * 255 + 32767) // 65535).astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
     if image.mode in _ALPHA or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        backdrop = Image.new("RGBA", colours.size, (PADDING, PADDING, PADDING, 255))
-        return Image.alpha_composite(backdrop, colours).convert("RGB")
+        colors = image.convert("RGBA")
+        backdrop = Image.new("RGBA", colors.size, (PADDING, PADDING, PADDING, 255))
+        return Image.alpha_composite(backdrop, colors).convert("RGB")
     return image.convert("RGB")

@@ -1,6 +1,6 @@
 """A generated detection data set: hard enough to learn from, made in seconds, free to ship.
 
-Textured shapes of five classes, each around a colour of its own, on cluttered, noisy backgrounds
+Textured shapes of five classes, each around a color of its own, on cluttered, noisy backgrounds
 among shapes and strokes that are no objects. Boxes are exact: the smallest rectangle of pixels that
 show the anti-aliased shape within the image, whether or not something lies over it.
 """
@@ -120,8 +120,8 @@ def draw_scene(
 
 
 def _background(size: int, difficulty: float, rng: np.random.Generator) -> Float:
-    grey, tint = rng.uniform(60, 195), rng.uniform(-1, 1, 3) * (10 + 30 * difficulty)
-    base = (grey + tint).astype(np.float32)
+    gray, tint = rng.uniform(60, 195), rng.uniform(-1, 1, 3) * (10 + 30 * difficulty)
+    base = (gray + tint).astype(np.float32)
     return base + cloud(size, size, rng) * np.float32(rng.uniform(10, 20 + 20 * difficulty))
 
 
@@ -146,8 +146,8 @@ def _place(
         if not _leaves_enough(below[solid], owner, covered):
             continue
         region = canvas[top : top + height, left : left + width]
-        colour = _colour(region, label / MAX_CLASSES, difficulty, rng)
-        fill = texture(height, width, colour, rng.uniform(8, 20 + 12 * difficulty), rng)
+        color = _color(region, label / MAX_CLASSES, difficulty, rng)
+        fill = texture(height, width, color, rng.uniform(8, 20 + 12 * difficulty), rng)
         paint(canvas, alpha, (left, top), fill)
         below[solid] = len(covered) + 1
         bbox = (left, top, width, height)
@@ -182,8 +182,8 @@ def _leaves_enough(
     return True
 
 
-def _colour(region: Float, hue: float | None, difficulty: float, rng: np.random.Generator) -> Float:
-    """Returns a colour near a hue (None: any) that differs from what it covers, less if harder."""
+def _color(region: Float, hue: float | None, difficulty: float, rng: np.random.Generator) -> Float:
+    """Returns a color near a hue (None: any) that differs from what it covers, less if harder."""
     behind = region.mean(axis=(0, 1))
     least = 90 - 30 * difficulty
     best: Float = behind
@@ -192,9 +192,9 @@ def _colour(region: Float, hue: float | None, difficulty: float, rng: np.random.
         spread = rng.normal(0, 0.02 + 0.05 * difficulty)
         turn = rng.random() if hue is None else (hue + spread) % 1.0
         tone = colorsys.hsv_to_rgb(turn, rng.uniform(0.45, 1.0), rng.uniform(0.4, 1.0))
-        colour = np.array(tone, dtype=np.float32) * np.float32(255)
-        if (far := float(np.linalg.norm(colour - behind))) > distance:
-            best, distance = colour, far
+        color = np.array(tone, dtype=np.float32) * np.float32(255)
+        if (far := float(np.linalg.norm(color - behind))) > distance:
+            best, distance = color, far
         if distance >= least:
             break
     return best
@@ -217,8 +217,8 @@ def _distract(canvas: Float, difficulty: float, rng: np.random.Generator) -> Non
         return
     height, width = alpha.shape
     region = canvas[top : top + height, left : left + width]
-    colour = _colour(region, None, difficulty, rng)
-    paint(canvas, alpha, (left, top), texture(height, width, colour, rng.uniform(5, 40), rng))
+    color = _color(region, None, difficulty, rng)
+    paint(canvas, alpha, (left, top), texture(height, width, color, rng.uniform(5, 40), rng))
 
 
 def _stroke(canvas: Float, difficulty: float, rng: np.random.Generator) -> None:
@@ -230,8 +230,8 @@ def _stroke(canvas: Float, difficulty: float, rng: np.random.Generator) -> None:
     across = np.array([-along[1], along[0]]) / np.linalg.norm(along) * size * 0.005
     corners = start + np.stack([-across, along - across, along + across, across])
     alpha, (left, top) = coverage(corners.astype(np.float32), size, size)
-    colour = rng.uniform(0, 255, 3).astype(np.float32)
-    paint(canvas, alpha * np.float32(0.5 + 0.2 * difficulty), (left, top), colour)
+    color = rng.uniform(0, 255, 3).astype(np.float32)
+    paint(canvas, alpha * np.float32(0.5 + 0.2 * difficulty), (left, top), color)
 
 
 def _photograph(canvas: Float, difficulty: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -73,7 +73,7 @@ def resize_to_fit(image: Pixels, size: int) -> Pixels:
 
 
 def pad_to_square(image: Pixels, size: int) -> tuple[Pixels, int, int]:
-    """Centres an image in a grey square; returns it with the columns left and the rows above."""
+    """Centers an image in a gray square; returns it with the columns left and the rows above."""
     height, width = image.shape[:2]
     left, top = (size - width) // 2, (size - height) // 2
     square = np.full((size, size, 3), PADDING, dtype=np.uint8)
@@ -82,7 +82,7 @@ def pad_to_square(image: Pixels, size: int) -> tuple[Pixels, int, int]:
 
 
 def letterbox(image: Pixels, size: int) -> tuple[Pixels, Letterbox]:
-    """Scales an image so that it fits a grey square of ``size`` pixels, centred."""
+    """Scales an image so that it fits a gray square of ``size`` pixels, centered."""
     height, width = image.shape[:2]
     square, left, top = pad_to_square(resize_to_fit(image, size), size)
     return square, Letterbox(scale=fit_scale(width, height, size), pad_x=left, pad_y=top)
@@ -121,12 +121,12 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
     assert len(tiles) == 4, "a mosaic has four tiles"
     side = 2 * size
     canvas = np.full((side, side, 3), PADDING, dtype=np.uint8)
-    centre_x, centre_y = rng.integers(size // 2, side - size // 2, 2, endpoint=True).tolist()
+    center_x, center_y = rng.integers(size // 2, side - size // 2, 2, endpoint=True).tolist()
     placed = []
     for quadrant, tile in enumerate(tiles):
         height, width = tile.image.shape[:2]
-        left = centre_x - width if quadrant % 2 == 0 else centre_x
-        top = centre_y - height if quadrant < 2 else centre_y
+        left = center_x - width if quadrant % 2 == 0 else center_x
+        top = center_y - height if quadrant < 2 else center_y
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, side), min(top + height, side)
         canvas[y1:y2, x1:x2] = tile.image[y1 - top : y2 - top, x1 - left : x2 - left]
         moved = tile.boxes + np.array([left, top, left, top], dtype=np.float32)
@@ -138,10 +138,10 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
 def random_affine(
     sample: Sample, size: int, *, translate: float, scale: float, rng: np.random.Generator
 ) -> Sample:
-    """Scales a sample about its centre and moves it, then crops the middle ``size`` pixels.
+    """Scales a sample about its center and moves it, then crops the middle ``size`` pixels.
 
     Args:
-        sample: Of any size; its centre lands near the centre of the result.
+        sample: Of any size; its center lands near the center of the result.
         size: Of the square result, pixels.
         translate: Largest shift as a fraction of ``size``.
         scale: Factors are uniform in 1 +- this.
@@ -151,7 +151,7 @@ def random_affine(
     height, width = sample.image.shape[:2]
     shift = (0.5 + rng.uniform(-translate, translate, 2)) * size
     offset = shift - factor * np.array([width, height]) / 2
-    # In pixel indices, whose centres lie half a pixel inside the coordinates of the boxes.
+    # In pixel indices, whose centers lie half a pixel inside the coordinates of the boxes.
     indices = offset + (factor - 1) / 2
     matrix = np.array([[factor, 0.0, indices[0]], [0.0, factor, indices[1]]])
     image = cv2.warpAffine(sample.image, matrix, (size, size), borderValue=_GREY)

@@ -41,7 +41,7 @@ class Checkpoint:
 
     Attributes:
         architecture: Size of the network.
-        form: How its 3x3 blocks are parameterised.
+        form: How its 3x3 blocks are parameterized.
         class_names: One name per class, in the order of the scores.
         image_size: Side, in pixels, of the square images that it was trained on.
         tensors: The whole state dict.

@@ -38,7 +38,7 @@ class BuildSettings:
             processors.
         float_precision: What an ``int8`` engine runs its remaining float operations in.
         image_size: Side of the square input in pixels.
-        batch_sizes: Batch sizes it is optimised for, ascending; others are split and padded.
+        batch_sizes: Batch sizes it is optimized for, ascending; others are split and padded.
         mode: ``latency`` computes one batch at a time as fast as it can; ``throughput`` several at
             once, each more slowly.
         num_streams: How many at once in ``throughput``; 0 leaves it to the library.

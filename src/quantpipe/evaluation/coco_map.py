@@ -132,7 +132,7 @@ class CocoEvaluator:
         # (IoU thresholds, recalls, categories, areas), at 100 detections an image
         precision = evaluation.eval["precision"][..., -1]
         num_found = sum(map(len, self._found.values()))
-        return self._summarised(precision, len(self._found), num_found)
+        return self._summarized(precision, len(self._found), num_found)
 
     def matches(self) -> list[list[dict[str, Any] | None]]:
         """Returns pycocotools' records of what matched, by category and by image as added.
@@ -176,7 +176,7 @@ class CocoEvaluator:
             evaluation.evaluate()
         return evaluation
 
-    def _summarised(
+    def _summarized(
         self, precision: NDArray[np.float64], num_images: int, num_detections: int
     ) -> MapResult:
         names = {category["id"]: str(category["name"]) for category in self._categories}

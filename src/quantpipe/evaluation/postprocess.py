@@ -30,7 +30,7 @@ def detections(
     :data:`MAX_CANDIDATES` boxes of an image, the most confident, enter the suppression.
 
     Args:
-        predictions: (B, A, 5 + C): centre x, centre y, width, height in pixels, objectness, and
+        predictions: (B, A, 5 + C): center x, center y, width, height in pixels, objectness, and
             C class scores. Anything that ``numpy.asarray`` takes, so also a tensor on the CPU.
         confidence: Only scores above it (objectness times class score) count.
         iou: Boxes of one class that overlap a more confident one by more than this are dropped.

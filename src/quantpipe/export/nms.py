@@ -50,7 +50,7 @@ def append_nms(
     JSON list under ``class_names``.
 
     Args:
-        model: Its one output is (B, A, 5 + classes) float32: centre x, centre y, width, height in
+        model: Its one output is (B, A, 5 + classes) float32: center x, center y, width, height in
             pixels, objectness, class scores.
         settings: What is kept.
         class_names: In the order of the scores.
@@ -126,16 +126,16 @@ def _candidates(graph: ir.Graph, num_classes: int) -> _Candidates:
             hint="export it without nms",
         )
     tail = _Tail(graph)
-    centre, size = (
-        tail.columns("centre", predictions, 0, 2),
+    center, size = (
+        tail.columns("center", predictions, 0, 2),
         tail.columns("size", predictions, 2, 4),
     )
     # Runtimes would turn a box of negative size inside out, and let it suppress.
     size = tail.add("Relu", "positive_size", size)
     half = tail.add("Mul", "half", size, tail.constant("one_half", np.float32(0.5)))
     left_top, right_bottom = (
-        tail.add("Sub", "left_top", centre, half),
-        tail.add("Add", "right_bottom", centre, half),
+        tail.add("Sub", "left_top", center, half),
+        tail.add("Add", "right_bottom", center, half),
     )
     boxes = tail.add("Concat", "boxes", left_top, right_bottom, axis=2)
     objectness = tail.columns("objectness", predictions, 4, _FIRST_CLASS)

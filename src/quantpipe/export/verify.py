@@ -80,7 +80,7 @@ def verify_against(
         NumericalError: Either side predicts something that is not finite.
     """
     expected = np.asarray(reference(images))
-    actual = unoptimised(path)(images)
+    actual = unoptimized(path)(images)
     if actual.shape != expected.shape:
         raise ArtifactError(
             f"predicts {list(actual.shape)}, the network {list(expected.shape)}", path=path
@@ -131,11 +131,11 @@ def verify_quantized(
         score_mean_abs=limit * effect.score_mean_abs + _ROUNDING,
     )
     verify_against(lambda _: float_predictions, path, images, limits)
-    return compare(simulated, unoptimised(path)(images))
+    return compare(simulated, unoptimized(path)(images))
 
 
-def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
-    """Returns the function that an ONNX file is, with no optimisation of ONNX Runtime applied.
+def unoptimized(path: Path) -> Callable[[FloatArray], FloatArray]:
+    """Returns the function that an ONNX file is, with no optimization of ONNX Runtime applied.
 
     Detections of a graph that suppresses by itself become predictions, as
     :mod:`quantpipe.graph.detections` says.
@@ -143,12 +143,12 @@ def unoptimised(path: Path) -> Callable[[FloatArray], FloatArray]:
     Raises:
         ArtifactError: It cannot be read.
     """
-    outputs = unoptimised_outputs(path)
+    outputs = unoptimized_outputs(path)
     num_classes = num_detected_classes(path, read_graph(path))
     return lambda images: predictions_from(outputs(images), num_classes)
 
 
-def unoptimised_outputs(path: Path) -> Callable[[FloatArray], list[NDArray[np.generic]]]:
+def unoptimized_outputs(path: Path) -> Callable[[FloatArray], list[NDArray[np.generic]]]:
     """Returns the outputs of an ONNX file as they are; TensorRT's plugin is replaced by its like.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
-from quantpipe.export.verify import FloatArray, unoptimised_outputs
+from quantpipe.export.verify import FloatArray, unoptimized_outputs
 
 # An overlap this close to the threshold may fall on either side of it.
 _OVERLAP = 1e-4
@@ -48,7 +48,7 @@ def verify_nms(
     Raises:
         ArtifactError: They differ.
     """
-    outputs = unoptimised_outputs(path)(images)
+    outputs = unoptimized_outputs(path)(images)
     found = [_rows(path, *arrays) for arrays in zip(*outputs, strict=True)]
     overlaps = (iou, iou - _OVERLAP, iou + _OVERLAP)
     expected = [suppress(predictions, overlap) for overlap in overlaps]

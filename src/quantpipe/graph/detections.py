@@ -21,7 +21,7 @@ def predictions_from(
 ) -> NDArray[np.float32]:
     """Returns what a network or an engine computed as predictions (B, A, 5 + classes).
 
-    Each detection becomes a row of its own: centre x, centre y, width, height, objectness 1, and
+    Each detection becomes a row of its own: center x, center y, width, height, objectness 1, and
     one class score; padding becomes rows of zeros. Suppressing such rows once more with the same
     or with looser thresholds changes nothing.
 

@@ -1,4 +1,4 @@
-"""Charts of a run as SVG text that follows the light or dark colours of the page it stands in.
+"""Charts of a run as SVG text that follows the light or dark colors of the page it stands in.
 
 matplotlib is imported when the first chart is drawn, for that takes longer than all else here.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Drawn in these colours, which the page's own (CSS variables) replace when it has them.
+# Drawn in these colors, which the page's own (CSS variables) replace when it has them.
 _INK, _FAINT, _PAPER = "#1b2430", "#d9dfe6", "#fefefd"
 _VARIABLES = {_INK: "--ink", _FAINT: "--line", _PAPER: "--paper"}
 _INTEGER, _FLOAT, _HALF = "#2f7dd1", "#e0802b", "#8a7bd8"
@@ -47,7 +47,7 @@ _STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "text.parse_math": False,  # a dollar in a name is a dollar
-    "svg.fonttype": "none",  # text stays text: it can be selected, searched and recoloured
+    "svg.fonttype": "none",  # text stays text: it can be selected, searched and recolored
 }
 
 
@@ -75,11 +75,11 @@ def sensitivity_chart(
     with _style("sensitivity"):
         figure, axes = _chart(8.6, 0.21 * len(bars) + 1.3)
         places = range(len(bars))
-        for kind, colour, label in ((False, _INTEGER, "INT8"), (True, _FLOAT, "stays in float")):
+        for kind, color, label in ((False, _INTEGER, "INT8"), (True, _FLOAT, "stays in float")):
             own = [place for place in places if bars[place].is_float == kind]
             if own:
                 harms = [bars[place].harm for place in own]
-                axes.barh(own, harms, height=0.68, color=colour, label=label)
+                axes.barh(own, harms, height=0.68, color=color, label=label)
         _error_bars(axes, bars)
         if _spans_decades([bar.harm for bar in bars]):
             axes.set_xscale("log")
@@ -157,12 +157,12 @@ def accuracy_latency_chart(summary: Summary, batch: str = "b1") -> str | None:
         seen: set[str] = set()
         for latency, accuracy, variant in points:
             kind = _kind(variant)
-            marker, colour = _MARKERS[kind]
+            marker, color = _MARKERS[kind]
             axes.plot(
                 latency,
                 accuracy,
                 marker,
-                color=colour,
+                color=color,
                 markersize=9,
                 markeredgecolor=_PAPER,
                 label=None if kind in seen else {"int8": "INT8"}.get(kind, kind),
@@ -239,8 +239,8 @@ def _svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable}, {colour})")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable}, {color})")
     return svg
 
 

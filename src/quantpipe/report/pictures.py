@@ -39,7 +39,7 @@ def detection_picture(
 ) -> str:
     """Draws detections on an image and returns it as ``data:image/png;base64,...``.
 
-    The picture has at most 256 colours: a report with several stays small enough to send. The
+    The picture has at most 256 colors: a report with several stays small enough to send. The
     arguments are those of :func:`detection_image`.
     """
     picture = detection_image(
@@ -77,14 +77,14 @@ def detection_image(
     order = np.argsort(scores, kind="stable")  # the most confident last, so on top
     order = order[np.asarray(scores)[order] >= min_score]
     scaled = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale
-    colours = [_COLOURS[int(label) % len(_COLOURS)] for label in labels]
+    colors = [_COLOURS[int(label) % len(_COLOURS)] for label in labels]
     for index in order:
         left, top, right, bottom = scaled[index].tolist()
         corners = (left, top, max(left, right), max(top, bottom))
-        draw.rectangle(corners, outline=colours[index], width=2)
+        draw.rectangle(corners, outline=colors[index], width=2)
     for index in order:
         text = f"{class_names[int(labels[index])]} {scores[index]:.2f}"
-        _write_tag(draw, scaled[index].tolist(), text, colours[index], font)
+        _write_tag(draw, scaled[index].tolist(), text, colors[index], font)
     return picture
 
 
@@ -92,7 +92,7 @@ def _write_tag(
     draw: ImageDraw.ImageDraw,
     corners: Sequence[float],
     text: str,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """Writes ``text`` above a box, or inside it at the upper border of the picture."""
@@ -100,12 +100,12 @@ def _write_tag(
     _, _, width, height = draw.textbbox((0, 0), text, font=font)
     at_x = max(min(left, draw.im.size[0] - width - 4), 0)
     at_y = top - height - 3 if top >= height + 3 else max(top, 0)
-    draw.rectangle((at_x, at_y, at_x + width + 4, at_y + height + 3), fill=colour)
-    draw.text((at_x + 2, at_y + 1), text, fill=_readable_on(colour), font=font)
+    draw.rectangle((at_x, at_y, at_x + width + 4, at_y + height + 3), fill=color)
+    draw.text((at_x + 2, at_y + 1), text, fill=_readable_on(color), font=font)
 
 
-def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    red, green, blue = colour
+def _readable_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = color
     return _DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else _LIGHT
 
 

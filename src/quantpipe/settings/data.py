@@ -133,7 +133,7 @@ def _on_disk(settings: DataSettings, context: Context) -> CocoSettings | YoloSet
 
     arguments = {name: value for name, value in vars(settings).items() if name != "format"}
     named_by = {"data": identity(settings), "version": SHAPES_VERSION}
-    folder = context.materialise(
+    folder = context.materialize(
         named_by, lambda root: generate_shapes(root, **arguments, progress=context.progress)
     )
     return coco_at(folder)

@@ -31,7 +31,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves towards the network as it is after optimizer step number ``step`` (from 1)."""
+        """Moves toward the network as it is after optimizer step number ``step`` (from 1)."""
         decay = ema_decay(step, decay=self._decay, ramp_steps=self._ramp_steps)
         averages, values = (list(side) for side in zip(*self._floating, strict=True))
         move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from quantpipe.training.range_updates import RangeUpdates
 from quantpipe.training.recipe import Recipe, detection_loss, schedule
 from quantpipe.training.session import Session
 from quantpipe.training.step import LOSS_PARTS, ExtraLoss, Stepper
-from quantpipe.training.sync_batch_norm import synchronise_batch_norm
+from quantpipe.training.sync_batch_norm import synchronize_batch_norm
 
 if TYPE_CHECKING:
     from quantpipe.data.loader import Batch
@@ -135,7 +135,7 @@ def train(
     memory = memory_order(detector, channels_last=recipe.channels_last, device=device)
     detector.to(device, memory_format=memory).train()  # type: ignore[call-overload]
     if team.size > 1:
-        synchronise_batch_norm(detector, team)
+        synchronize_batch_norm(detector, team)
     session = Session(detector, recipe, progress_folder, saves=team.rank == 0)
     # Rank 0 cleans the folder first; it writes there only after a step that all have done.
     if team.rank == 0:

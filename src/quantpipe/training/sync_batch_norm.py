@@ -27,7 +27,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self._team = team
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Normalises (B, C, H, W) by the statistics of all ranks' images together."""
+        """Normalizes (B, C, H, W) by the statistics of all ranks' images together."""
         if not self.training:
             return super().forward(input)
         values = input.float()
@@ -53,7 +53,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
-def synchronise_batch_norm(network: nn.Module, team: Team) -> None:
+def synchronize_batch_norm(network: nn.Module, team: Team) -> None:
     """Replaces every BatchNorm2d in place; names, parameters and buffers stay the same."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():

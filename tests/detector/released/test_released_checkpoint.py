@@ -90,7 +90,7 @@ def test_repopt_weights_load_as_they_are(
 
 
 @pytest.mark.parametrize("generation", ["current", "first"])
-def test_repvgg_weights_are_reparameterised(
+def test_repvgg_weights_are_reparameterized(
     small: Architecture, tmp_path: Path, generation: str
 ) -> None:
     detector = trained(small, "repvgg")

@@ -131,7 +131,7 @@ def test_what_was_compiled_is_kept_where_there_is_something(
 def test_the_plugin_is_registered_once_and_gets_its_options(
     tiny: Any, float_onnx: Path, tmp_path: Path
 ) -> None:
-    """ONNX Runtime ignores a misspelt keyword for the options and runs on the processor."""
+    """ONNX Runtime ignores a misspelled keyword for the options and runs on the processor."""
     made, ort = backend("onnxruntime_tensorrt_rtx")
     for name in ("a", "b"):
         made.build(float_onnx, tmp_path / name, tiny.settings())

@@ -73,15 +73,15 @@ def test_percentile_is_the_toolkits(kind: str, percentile: Any) -> None:
 
 def test_squared_error_matches_quantizing_every_value() -> None:
     counts = histogram("heavy tail", 6)
-    centres = np.arange(NUM_BINS) + 0.5
+    centers = np.arange(NUM_BINS) + 0.5
 
     def error(amax: float) -> float:
         scale = amax / 127
-        rounded = np.clip(np.round(centres / scale), -127, 127) * scale
-        return float((counts * (rounded - centres) ** 2).sum())
+        rounded = np.clip(np.round(centers / scale), -127, 127) * scale
+        return float((counts * (rounded - centers) ** 2).sum())
 
-    errors = [error(amax) for amax in centres[128:]]
-    assert squared_error_range(counts) == centres[128 + int(np.argmin(errors))]
+    errors = [error(amax) for amax in centers[128:]]
+    assert squared_error_range(counts) == centers[128 + int(np.argmin(errors))]
 
 
 def test_all_mass_in_the_last_bin_keeps_it() -> None:

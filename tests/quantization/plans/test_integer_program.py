@@ -86,7 +86,7 @@ def test_no_plan_is_faster_than_the_fastest() -> None:
     assert least_harm(model, harm, max_ms=0.5 * model.predicted(fastest(model))) is None
 
 
-def test_borders_keep_neighbours_together() -> None:
+def test_borders_keep_neighbors_together() -> None:
     """b alone in float would be cheap, were it not for its two borders."""
     model = LatencyModel(
         int8_ms={"a": 1.0, "b": 1.0, "c": 1.0},

@@ -11,7 +11,7 @@ from quantpipe.quantization.weight_rounding.problem import RoundingProblem
 
 
 def small_problem(seed: int, *, columns: int = 6) -> RoundingProblem:
-    """Correlated inputs, as neighbouring pixels are: there nearest rounding is far from best."""
+    """Correlated inputs, as neighboring pixels are: there nearest rounding is far from best."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(3, columns, generator=generator) * 5
     common = torch.rand(400, 1, generator=generator)

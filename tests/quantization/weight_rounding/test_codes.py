@@ -50,7 +50,7 @@ def test_any_integers_survive_ordinary_rounding(case: tuple[Tensor, TensorScale]
 def test_they_survive_half_precision_and_its_widened_ranges(
     case: tuple[Tensor, TensorScale],
 ) -> None:
-    """Where every neighbour of the nearest integer is chosen, and weights and steps are float16."""
+    """Where every neighbor of the nearest integer is chosen, and weights and steps are float16."""
     weight, scale = case
     if scale.axis == 0:
         weight, scale = weight[3:], scale_of(weight[3:], 0)  # float16 holds no steps of 1e-6

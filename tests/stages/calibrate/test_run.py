@@ -354,18 +354,18 @@ def test_two_ranks_find_the_ranges_of_one(
     for devices in (1, 2):
         folder = tmp_path / str(devices)
 
-        def materialise(
+        def materialize(
             named_by: Mapping[str, Any], build: Callable[[Path], None], folder: Path = folder
         ) -> Path:
             if "statistics" not in named_by:
-                return context.materialise(named_by, build)
+                return context.materialize(named_by, build)
             folder.mkdir()
             build(folder)
             return folder
 
         config = configured("calibrate", f"trainer.devices={devices}", "calibrate.num_images=5")
         outputs = {name: tmp_path / f"{devices}-{o.file}" for name, o in STAGE.outputs.items()}
-        own = replace(context, materialise=materialise)
+        own = replace(context, materialize=materialize)
         STAGE.run(config, {"checkpoint": checkpoint}, outputs, own)
         found.append(load_scales(outputs["scales"]).scales)
     assert set(found[0]) == set(found[1])

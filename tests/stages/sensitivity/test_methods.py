@@ -8,7 +8,7 @@ from tests.evaluation.random_boxes import random_detections, random_truth
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.detector.families.yolov6.network import RawPrediction
-from quantpipe.stages.sensitivity.methods import LabelledPrediction, _images, image_losses
+from quantpipe.stages.sensitivity.methods import LabeledPrediction, _images, image_losses
 
 LOSS = DetectionLoss(
     strides=STRIDES,
@@ -33,9 +33,9 @@ def prediction(seed: int, num_images: int = 3) -> RawPrediction:
     return RawPrediction(logits, distances, features)  # type: ignore[arg-type]
 
 
-def labelled(found: RawPrediction) -> LabelledPrediction:
+def labeled(found: RawPrediction) -> LabeledPrediction:
     boxes = torch.tensor([[[4.0, 6.0, 40.0, 50.0], [30.0, 30.0, 60.0, 60.0]]] * 3)
-    return LabelledPrediction(found, boxes, torch.tensor([[0, 1], [1, -1], [-1, -1]]))
+    return LabeledPrediction(found, boxes, torch.tensor([[0, 1], [1, -1], [-1, -1]]))
 
 
 def alone(found: RawPrediction, row: int) -> RawPrediction:
@@ -44,7 +44,7 @@ def alone(found: RawPrediction, row: int) -> RawPrediction:
 
 
 def test_each_image_has_the_loss_of_a_batch_of_its_own() -> None:
-    seen = labelled(prediction(0))
+    seen = labeled(prediction(0))
     losses = image_losses(LOSS, seen, seen)
     for row in range(3):
         whole = LOSS(
@@ -56,7 +56,7 @@ def test_each_image_has_the_loss_of_a_batch_of_its_own() -> None:
 
 
 def test_the_float_network_decides_what_is_wanted() -> None:
-    seen, in_float = labelled(prediction(0)), labelled(prediction(1))
+    seen, in_float = labeled(prediction(0)), labeled(prediction(1))
     mixed = image_losses(LOSS, seen, in_float)
     own = image_losses(LOSS, seen, seen)
     assert (mixed[:2] != own[:2]).all()

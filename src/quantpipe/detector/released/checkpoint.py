@@ -37,7 +37,7 @@ def read_public_checkpoint(
 ) -> Checkpoint:
     """Reads a public YOLOv6 checkpoint as one of ours.
 
-    RepOpt-form weights stay as they are; RepVGG-form ones are re-parameterised to one convolution a
+    RepOpt-form weights stay as they are; RepVGG-form ones are re-parameterized to one convolution a
     block (arXiv 2101.03697, section 3.3).
 
     Args:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: the graph it optimised for this machine, kept in one file."""
+"""ONNX Runtime on the processor: the graph it optimized for this machine, kept in one file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _INTEGER_TYPES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
 
 def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
-    """Optimises an ONNX file for this processor and writes the engine file.
+    """Optimizes an ONNX file for this processor and writes the engine file.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read it.
@@ -100,7 +100,7 @@ def _require_known_opset(path: Path, source: OnnxSource, message: str) -> None:
 
 
 class OnnxRuntimeEngine:
-    """A session over an optimised graph."""
+    """A session over an optimized graph."""
 
     def __init__(self, session: ort.InferenceSession, graph: bytes, header: EngineHeader):
         self._session: ort.InferenceSession | None = session
@@ -120,7 +120,7 @@ class OnnxRuntimeEngine:
             return list(streams.map(self.run, batches))
 
     def layers(self) -> Sequence[EngineLayer]:
-        """Returns the nodes of the optimised graph; one that reads 8-bit codes is ``int8``."""
+        """Returns the nodes of the optimized graph; one that reads 8-bit codes is ``int8``."""
         model = onnx.load_model_from_string(self._graph)
         types = _element_types(model.graph)
         return tuple(_layer(node, types) for node in model.graph.node)
@@ -188,7 +188,7 @@ def _threads_of_a_stream(settings: BuildSettings | EngineHeader) -> int:
 
 def _loading_options(header: EngineHeader) -> ort.SessionOptions:
     options = _options(header)
-    # Optimised once, when built; a second pass has nothing left to find.
+    # Optimized once, when built; a second pass has nothing left to find.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

@@ -23,7 +23,7 @@ _BUILDERS = {
 def build_plan(
     trt: Any, source: OnnxSource, settings: BuildSettings, timings: bytes = b""
 ) -> tuple[bytes, bytes]:
-    """Builds a plan with one optimisation profile per batch size.
+    """Builds a plan with one optimization profile per batch size.
 
     Args:
         trt: The ``tensorrt`` module, 8.6 or newer.

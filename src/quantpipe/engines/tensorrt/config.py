@@ -15,7 +15,7 @@ class BuilderOptions:
         workspace: Scratch memory in bytes.
         optimization_level: 0 to 5.
         input_name: The network's input.
-        shapes: Of the input; each gets an optimisation profile that takes it and nothing else.
+        shapes: Of the input; each gets an optimization profile that takes it and nothing else.
         calibrator: An ``IInt8Calibrator`` where ranges come from a calibration cache.
         timings: A serialized timing cache to start from; may be empty.
     """

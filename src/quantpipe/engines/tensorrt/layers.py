@@ -26,7 +26,7 @@ _UNKNOWN = "n/a"  # "N/A due to dynamic shapes"
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \||\])")
 _FUSED = re.compile(r" \+ | \|\| |, ")
 _COPY = "Reformat"  # between two layers that its name and metadata may hold
-# How the layers of all but the first optimisation profile are marked.
+# How the layers of all but the first optimization profile are marked.
 _PROFILE = re.compile(r" \[profile \d+\]$")
 
 

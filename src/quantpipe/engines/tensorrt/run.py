@@ -87,7 +87,7 @@ class TensorRtEngine:
         self._require_profiles()
         with ExitStack() as owned:
             self._stream = cuda.stream(owned)
-            # The first context takes the first optimisation profile by itself.
+            # The first context takes the first optimization profile by itself.
             self._programs = {size: self._program(size) for size in self._batch_sizes}
             shapes = self._programs[max(self._batch_sizes)].shapes
             self._buffers = {name: self._buffer(owned, name, shapes[name]) for name in shapes}
@@ -115,12 +115,12 @@ class TensorRtEngine:
         """Returns the least time of each layer, in a context of its own: counting costs time.
 
         Raises:
-            MachineError: There is no optimisation profile for the number of images.
+            MachineError: There is no optimization profile for the number of images.
         """
         size = len(images)
         self._require_batch(size)
         names = layer_names(self._information(size))
-        # Up to TensorRT 8 an optimisation profile serves one context at a time.
+        # Up to TensorRT 8 an optimization profile serves one context at a time.
         self._release(size)
         program = self._bind(self._program(size))
         program.context.profiler = profiler = _profiler(self._trt)
@@ -226,7 +226,7 @@ class TensorRtEngine:
         )
 
     def _require_profiles(self) -> None:
-        """Refuses an engine whose optimisation profiles are not those of its batch sizes."""
+        """Refuses an engine whose optimization profiles are not those of its batch sizes."""
         fixed = tuple(self._engine.get_tensor_shape(self._input))
         profiles = range(self._engine.num_optimization_profiles if -1 in fixed else 0)
         taken = [

@@ -5,7 +5,7 @@ its gradient with respect to the tensor. Where errors are as good as independent
 of that sum is sum(g^2 e^2): the Hessian by the diagonal of the empirical Fisher information (BRECQ,
 Li et al., arXiv 2102.05426, equation 10). It follows from one histogram of magnitudes for each
 tensor and image, weighted with g^2, whatever the number of candidates. (Adding up clipping errors,
-which all point towards zero, before they are squared chose no better ranges on images not
+which all point toward zero, before they are squared chose no better ranges on images not
 calibrated on.)
 """
 
@@ -178,10 +178,10 @@ class _Weigher:
         """``ranges`` to weigh, on values up to ``largest``."""
         self._width = largest / _NUM_BINS
         # Zero lies in the middle of the first bin: integers represent it exactly.
-        centres = self._width * np.arange(_NUM_BINS + 1)[:, None]
+        centers = self._width * np.arange(_NUM_BINS + 1)[:, None]
         steps = np.asarray(ranges) / _MAX_LEVEL
-        rounded = np.clip(np.round(centres / steps), 0, _MAX_LEVEL) * steps
-        self._squared_error = (rounded - centres) ** 2
+        rounded = np.clip(np.round(centers / steps), 0, _MAX_LEVEL) * steps
+        self._squared_error = (rounded - centers) ** 2
 
     def __call__(self, values: Tensor, gradient: Tensor) -> Floats:
         """(B, ...) twice to (B, candidates)."""

@@ -25,7 +25,7 @@ class Histogram:
     """Counts of |x| in bins of one width, from zero up.
 
     The first values that are not all zero fix the width (their maximum over 2048); later, larger
-    ones add bins of the same width. Past ``MAX_BINS`` neighbours are merged and the width doubles
+    ones add bins of the same width. Past ``MAX_BINS`` neighbors are merged and the width doubles
     (the toolkit goes on growing).
 
     Args:

@@ -28,7 +28,7 @@ def percentile_range(counts: Counts, percentile: float) -> float:
 def entropy_range(counts: Counts) -> float:
     """Returns the range i whose quantized distribution is nearest to the clipped one.
 
-    Minimises KL(P_i || Q_i) over i in [128, num_bins]: P_i holds the first i bins, with all
+    Minimizes KL(P_i || Q_i) over i in [128, num_bins]: P_i holds the first i bins, with all
     that lies beyond added to the last; Q_i spreads each of 128 equal groups of those bins evenly
     over the group's non-empty bins (Migacz, 8-bit inference with TensorRT, GTC 2017). Bin 0 counts
     as bin 1, so that the zeros of a ReLU do not decide. Of equal ranges the largest wins.
@@ -69,15 +69,15 @@ def _divergences(bins: Floats, limits: NDArray[np.int64]) -> Floats:
 
 
 def squared_error_range(counts: Counts) -> float:
-    """Returns the range (a bin centre) that loses least: the sum over bins of count * error^2.
+    """Returns the range (a bin center) that loses least: the sum over bins of count * error^2.
 
-    Candidates are the centres of the bins from 128 on; of equal ones the smallest wins.
+    Candidates are the centers of the bins from 128 on; of equal ones the smallest wins.
     """
     moments = _moments(counts)
     ranges = np.arange(START_BIN, len(counts)) + 0.5
     step = ranges[:, None] / _MAX_LEVEL
     levels = np.arange(_MAX_LEVEL + 1)
-    # Level q takes the centres k + 0.5 from (q - 0.5) steps on; the last level takes all beyond.
+    # Level q takes the centers k + 0.5 from (q - 0.5) steps on; the last level takes all beyond.
     starts = np.ceil((levels - 0.5) * step - 0.5).astype(np.int64).clip(0, len(counts))
     ends = np.concatenate([starts[:, 1:], np.full((len(ranges), 1), len(counts))], axis=1)
     zeroth, first, second = (moment[ends] - moment[starts] for moment in moments)
@@ -88,11 +88,11 @@ def squared_error_range(counts: Counts) -> float:
 
 def _moments(counts: Counts) -> tuple[Floats, Floats, Floats]:
     weights = counts.astype(np.float64)
-    centres = np.arange(len(counts)) + 0.5
+    centers = np.arange(len(counts)) + 0.5
     return (
         _cumulative(weights),
-        _cumulative(weights * centres),
-        _cumulative(weights * centres**2),
+        _cumulative(weights * centers),
+        _cumulative(weights * centers**2),
     )
 
 

@@ -2,7 +2,7 @@
 
 Plan k leaves the k most harmful operations of the ranking in float. Bisection looks for the first
 plan that meets the budget, and measures every plan that it asks about, the answer among them. The
-mAP is not monotone along the ranking: neighbours differ by the noise of the images. What is found
+mAP is not monotone along the ranking: neighbors differ by the noise of the images. What is found
 is therefore a boundary, a plan that meets the budget beside one that does not, both measured; a
 plan with fewer float operations may meet it as well.
 """

@@ -18,7 +18,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from quantpipe.quantization.plans.latency_model import LatencyModel
 
-# Decides between plans that are equal in what is minimised: the better one in the other respect.
+# Decides between plans that are equal in what is minimized: the better one in the other respect.
 _TIE = 1e-6
 # Of a budget, so that a plan that meets it exactly is not lost to rounding.
 _SLACK = 1e-9

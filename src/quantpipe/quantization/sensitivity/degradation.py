@@ -113,9 +113,9 @@ def reliability(harm: Harm, *, seed: int) -> float | None:
 def spearman(first: Floats, second: Floats) -> float:
     """Returns Spearman's rank correlation; ties share their mean rank, a constant gives 0."""
     ranks = np.stack([_ranks(first), _ranks(second)])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    norm = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float(centred[0] @ centred[1]) / norm if norm > 0 else 0.0
+    centered = ranks - ranks.mean(axis=1, keepdims=True)
+    norm = math.sqrt(float((centered[0] ** 2).sum() * (centered[1] ** 2).sum()))
+    return float(centered[0] @ centered[1]) / norm if norm > 0 else 0.0
 
 
 def _ranks(values: Floats) -> Floats:

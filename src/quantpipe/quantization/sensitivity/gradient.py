@@ -35,7 +35,7 @@ def by_gradient(
     """Returns the method that estimates the error of the outputs to second order.
 
     Switching an operation changes its output z by e, and so the outputs by J e to first order. The
-    error is then the sum of h (J e)^2, with h its curvature (generalised Gauss-Newton, Schraudolph,
+    error is then the sum of h (J e)^2, with h its curvature (generalized Gauss-Newton, Schraudolph,
     Neural Computation 14, 2002). With L = sum of v sqrt(h) y over the outputs y, v = +-1 at random,
     its expectation is E[(dL/dz . e)^2] (Hutchinson, 1989): one backward pass serves all operations.
     Summing before squaring keeps what the errors of an operation have in common, as those of

@@ -181,7 +181,7 @@ class AveragedRange(Range):
 
     @torch.no_grad()
     def _look_at(self, values: Tensor) -> None:
-        # Two passes that are vectorised on processors, where aminmax is not.
+        # Two passes that are vectorized on processors, where aminmax is not.
         largest = torch.maximum(values.amax(), -values.amin())
         self.seen.copy_(torch.maximum(self.seen, largest.float()))
 

@@ -30,7 +30,7 @@ def round_to(values: Tensor, amax: Tensor, axis: int | None, max_level: int) -> 
     """Does the same for float32 values, without a gradient."""
     scale = amax.float() / max_level
     if values.is_cpu:
-        # What torch's kernel computes, bit for bit; but that is not vectorised on processors, and
+        # What torch's kernel computes, bit for bit; but that is not vectorized on processors, and
         # takes four times as long as these passes.
         scale = along(scale, axis, values.ndim)
         integers = (values * scale.reciprocal()).round_().clamp_(-max_level, max_level)

@@ -1,6 +1,6 @@
 """Rounding that keeps an operation's outputs, by least squares over what it reads.
 
-For outputs Y (N, R) wanted of inputs X (N, K), integers Q (R, K) are sought that minimise the
+For outputs Y (N, R) wanted of inputs X (N, K), integers Q (R, K) are sought that minimize the
 squared distance of X Q' to Y: |(Q - T) L|^2 with L L' = H = X'X / N + damping, and T the real
 weights that fit best. Columns are rounded one by one and each error is made up for by the columns
 that are still free (OBQ, Frantar and Alistarh, arXiv 2208.11580, equation 5; all rows at once as in

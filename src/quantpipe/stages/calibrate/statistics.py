@@ -128,7 +128,7 @@ def counted(
             timeout_seconds=timeout_seconds,
         )
 
-    folder = context.materialise(
+    folder = context.materialize(
         named_by, lambda root: save_statistics(root / _STATISTICS, count())
     )
     return load_statistics(folder / _STATISTICS)

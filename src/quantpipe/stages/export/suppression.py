@@ -12,7 +12,7 @@ from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.nms import NmsForm, NmsSettings, append_nms
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.export.simplify import qdq_scales, require_same_qdq
-from quantpipe.export.verify import unoptimised
+from quantpipe.export.verify import unoptimized
 from quantpipe.export.verify_nms import verify_nms
 
 
@@ -50,7 +50,7 @@ def append_verified_nms(
             max_detections=settings.max_detections,
         )
 
-    graph, predictions = read_graph(path), unoptimised(path)(images)
+    graph, predictions = read_graph(path), unoptimized(path)(images)
     detecting = append_nms(graph, settings, class_names, form)
     require_same_qdq(qdq_scales(graph), qdq_scales(detecting))
     write_graph(path, detecting)

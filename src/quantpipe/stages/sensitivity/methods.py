@@ -41,16 +41,16 @@ class RankingBatch(NamedTuple):
 
     Attributes:
         images: (B, 3, S, S) float RGB, 0..1, letterboxed, on the device of the network.
-        labelled: The same images as read, with their boxes.
+        labeled: The same images as read, with their boxes.
         letterboxes: The way back to original pixels.
     """
 
     images: Tensor
-    labelled: Batch
+    labeled: Batch
     letterboxes: list[Letterbox]
 
 
-class LabelledPrediction(NamedTuple):
+class LabeledPrediction(NamedTuple):
     """A prediction for B images and their boxes: (B, M, 4), and labels (B, M), -1 for none."""
 
     prediction: RawPrediction
@@ -178,7 +178,7 @@ def ranking_method(
     methods: Mapping[SensitivityMethod, Callable[[], Method[RankingBatch]]] = {
         "map": lambda: by_map(_detector(dataset, device), _matcher(dataset)),
         "loss": lambda: by_loss(
-            labelled_prediction, lambda seen, in_float: image_losses(loss, seen, in_float)
+            labeled_prediction, lambda seen, in_float: image_losses(loss, seen, in_float)
         ),
         "output": lambda: by_output(raw_outputs, error),
         "gradient": lambda: by_gradient(raw_outputs, error, num_projections=num_projections),
@@ -192,18 +192,18 @@ def raw_outputs(network: nn.Module, batch: RankingBatch) -> tuple[Tensor, Tensor
     return prediction.class_logits, prediction.distances
 
 
-def labelled_prediction(network: nn.Module, batch: RankingBatch) -> LabelledPrediction:
+def labeled_prediction(network: nn.Module, batch: RankingBatch) -> LabeledPrediction:
     """What a loss compares."""
     device = batch.images.device
-    return LabelledPrediction(
+    return LabeledPrediction(
         _predict(network, batch.images),
-        batch.labelled.boxes.to(device),
-        batch.labelled.labels.to(device),
+        batch.labeled.boxes.to(device),
+        batch.labeled.labels.to(device),
     )
 
 
 def image_losses(
-    loss: DetectionLoss, seen: LabelledPrediction, in_float: LabelledPrediction
+    loss: DetectionLoss, seen: LabeledPrediction, in_float: LabeledPrediction
 ) -> Tensor:
     """The loss of each image alone, (B,), divided by the sum of its own target scores.
 
@@ -239,7 +239,7 @@ def _detector(
     sizes = {record.image_id: (record.width, record.height) for record in dataset.images}
 
     def run(network: nn.Module, batch: RankingBatch) -> Record:
-        found = detect(predictor(network, device), [(batch.labelled, batch.letterboxes)], sizes)
+        found = detect(predictor(network, device), [(batch.labeled, batch.letterboxes)], sizes)
         return {
             "image_ids": np.array([image.image_id for image in found]),
             "counts": np.array([len(image.scores) for image in found]),

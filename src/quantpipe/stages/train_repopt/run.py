@@ -20,7 +20,7 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
     Scales,
     extract_scales,
     gradient_masks,
-    initialise_from_scales,
+    initialize_from_scales,
     load_scales,
     public_scales,
     save_scales,
@@ -132,7 +132,7 @@ def _plain_kernels(
     scales, search_history = _scales(config, dataset, shape, context)
     save_scales(outputs["rep_scales"], scales)
     detector = build_detector(shape, "repopt", seed=context.seed)
-    initialise_from_scales(detector, scales, seed=context.seed)
+    initialize_from_scales(detector, scales, seed=context.seed)
     return _Start(
         detector=detector, masks=gradient_masks(detector, scales), search_history=search_history
     )

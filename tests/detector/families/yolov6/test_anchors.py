@@ -5,7 +5,7 @@ import torch
 from quantpipe.detector.families.yolov6.anchors import anchor_points, decode_boxes
 
 
-def test_points_are_the_cell_centres_row_by_row() -> None:
+def test_points_are_the_cell_centers_row_by_row() -> None:
     points, strides = anchor_points([(2, 3), (1, 2)], (8, 16), "cpu")
     assert points.tolist() == [
         [4.0, 4.0],

@@ -55,7 +55,7 @@ def test_contested_anchor_goes_to_the_larger_overlap() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 12, 10]]])
     predicted = torch.tensor([[[0.0, 0, 12, 10]]])
     labels = torch.tensor([[0, 1]])
-    # The class score favours the first box, its overlap is smaller.
+    # The class score favors the first box, its overlap is smaller.
     logits = torch.tensor([[[5.0, -5.0]]])
     found = as_dict(assign(logits, predicted, row_of_points(1), boxes, labels, 1))
     assert set(found) == {(0, 0)}

@@ -29,8 +29,8 @@ def _normed(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
     shape = (1, -1, 1, 1)
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    centred = x - bn.running_mean.view(shape)
-    unit = centred / torch.sqrt(bn.running_var + 1e-3).view(shape)
+    centered = x - bn.running_mean.view(shape)
+    unit = centered / torch.sqrt(bn.running_var + 1e-3).view(shape)
     return unit * bn.weight.view(shape) + bn.bias.view(shape)
 
 

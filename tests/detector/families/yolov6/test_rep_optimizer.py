@@ -13,7 +13,7 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
     Scales,
     extract_scales,
     gradient_masks,
-    initialise_from_scales,
+    initialize_from_scales,
     load_scales,
     save_scales,
 )
@@ -58,7 +58,7 @@ def test_first_kernels_compute_what_the_branches_do(
     plain = build_detector(architecture, "repopt", seed=9)
     shared = {n: t for n, t in search.state_dict().items() if n in plain.state_dict()}
     plain.load_state_dict(shared)
-    initialise_from_scales(plain, scales, seed=5)
+    initialize_from_scales(plain, scales, seed=5)
     with torch.no_grad():
         ours, theirs = plain.predict(images()), search.predict(images())
     torch.testing.assert_close(ours.features[2], theirs.features[2], rtol=1e-3, atol=1e-4)
@@ -68,7 +68,7 @@ def test_first_kernels_compute_what_the_branches_do(
 def test_first_kernels_depend_on_the_seed_only(architecture: Architecture, scales: Scales) -> None:
     detectors = [build_detector(architecture, "repopt", seed=s) for s in (1, 2, 3)]
     for detector, seed in zip(detectors, (7, 7, 8), strict=True):
-        initialise_from_scales(detector, scales, seed=seed)
+        initialize_from_scales(detector, scales, seed=seed)
     kernels = [d.state_dict()["neck.Rep_p4.conv1.conv.weight"] for d in detectors]
     assert torch.equal(kernels[0], kernels[1])
     assert not torch.equal(kernels[0], kernels[2])
@@ -213,4 +213,4 @@ def test_scales_of_another_network_are_refused(architecture: Architecture, scale
         gradient_masks(plain, fewer)
     wider = Architecture(**{**vars(architecture), "width": 0.25})
     with pytest.raises(ArtifactError, match="do not fit"):
-        initialise_from_scales(build_detector(wider, "repopt", seed=0), scales, seed=0)
+        initialize_from_scales(build_detector(wider, "repopt", seed=0), scales, seed=0)

@@ -1,4 +1,4 @@
-"""Cell centres and the boxes around them."""
+"""Cell centers and the boxes around them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def anchor_points(
     strides: Sequence[int],
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
-    """Places one anchor point in the centre of every cell.
+    """Places one anchor point in the center of every cell.
 
     Args:
         feature_sizes: Height and width, in cells, of each level.

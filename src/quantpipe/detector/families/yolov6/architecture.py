@@ -16,7 +16,7 @@ STRIDES = (8, 16, 32)
 """Pixels per cell of the three prediction levels."""
 
 BlockForm = Literal["repvgg", "linear_add", "repopt", "deploy"]
-"""How every 3x3 block is parameterised; the function it can compute is the same."""
+"""How every 3x3 block is parameterized; the function it can compute is the same."""
 
 MAX_SCALE = 8.0
 MAX_COUNT = 4096

@@ -20,7 +20,7 @@ class Assignment(NamedTuple):
     anchor: Tensor  # (P,) int64
     label: Tensor  # (P,) int64
     box: Tensor  # (P, 4) float32, x1 y1 x2 y2 in pixels
-    score: Tensor  # (P,) float32 in 0..1, the normalised alignment
+    score: Tensor  # (P,) float32 in 0..1, the normalized alignment
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def task_aligned_assignment(
     Args:
         class_logits: (B, A, C) before the sigmoid.
         predicted_boxes: (B, A, 4) x1, y1, x2, y2 in pixels.
-        points: (A, 2) anchor centres in pixels.
+        points: (A, 2) anchor centers in pixels.
         boxes: (B, M, 4) ground truth in pixels.
         labels: (B, M) class of each box, negative where a row is padding.
         topk: Anchors a ground truth may have.
@@ -72,7 +72,7 @@ def task_aligned_assignment(
     num_claimable = len(labels) * num_anchors
     won = _strongest_claims(claimed, truth, iou, len(image), num_anchors=num_claimable)
     truth, anchor, iou, alignment = truth[won], anchor[won], iou[won], alignment[won]
-    score = _normalised(alignment, iou, truth, len(image))
+    score = _normalized(alignment, iou, truth, len(image))
     return Assignment(image[truth], anchor, truth_label[truth], truth_box[truth], score)
 
 
@@ -99,7 +99,7 @@ def _strongest_claims(
     return truth == first[anchor]
 
 
-def _normalised(alignment: Tensor, iou: Tensor, truth: Tensor, num_truths: int) -> Tensor:
+def _normalized(alignment: Tensor, iou: Tensor, truth: Tensor, num_truths: int) -> Tensor:
     """Alignment over its largest in the ground truth, times the largest IoU there (section 3.2)."""
     zeros = alignment.new_zeros(num_truths)
     largest = zeros.scatter_reduce(0, truth, alignment, "amax")

@@ -54,7 +54,7 @@ def siou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """1 - IoU + (distance cost + shape cost) / 2 (Gevorgyan, arXiv 2205.12740, section 2).
 
     The angle cost 1 - 2 sin^2(arcsin(x) - pi/4) equals sin(2 arcsin(x)), which is
-    2 |dx dy| / (dx^2 + dy^2) and has no infinite slope where the centres are level.
+    2 |dx dy| / (dx^2 + dy^2) and has no infinite slope where the centers are level.
 
     Args:
         predicted: (N, 4) x1, y1, x2, y2.

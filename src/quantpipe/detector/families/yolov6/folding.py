@@ -45,7 +45,7 @@ def identity_kernel(like: Tensor) -> Tensor:
 
 
 def pad_to_3x3(weight: Tensor) -> Tensor:
-    """Returns a 1x1 kernel (C_out, C_in, 1, 1) as the centre tap of a 3x3 one."""
+    """Returns a 1x1 kernel (C_out, C_in, 1, 1) as the center tap of a 3x3 one."""
     return F.pad(weight, (1, 1, 1, 1))
 
 

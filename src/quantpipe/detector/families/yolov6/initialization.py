@@ -15,12 +15,12 @@ CLASS_PRIOR = 0.01
 
 PREDICTION_STD = 0.01
 FIRST_DISTANCE = 1.0
-"""Distance from a cell's centre to each side of its box before training, in cells."""
+"""Distance from a cell's center to each side of its box before training, in cells."""
 
 
 @torch.no_grad()
 def initialize(network: nn.Module, head: Head, *, seed: int) -> None:
-    """Sets every parameter and buffer of ``network``, which may be uninitialised memory.
+    """Sets every parameter and buffer of ``network``, which may be uninitialized memory.
 
     Convolutions start as in He et al. (arXiv 1502.01852), the predictions with weights from
     N(0, 0.01) around the class prior and a distance of one cell.

@@ -165,10 +165,10 @@ class LinearAddBlock(nn.Module):
     def merged_weight(self) -> Tensor:
         """Returns ``s3 * W3 + pad(s1 * W1) + diag(sid)``, (C_out, C_in, 3, 3)."""
         scale_3x3, scale_1x1 = self.scale_conv.weight, self.scale_1x1.weight
-        centre = self.conv_1x1.weight * scale_1x1.view(-1, 1, 1, 1)
+        center = self.conv_1x1.weight * scale_1x1.view(-1, 1, 1, 1)
         if self.scale_identity is not None:
-            centre = centre + torch.diag(self.scale_identity.weight)[:, :, None, None]
-        return self.conv.weight * scale_3x3.view(-1, 1, 1, 1) + F.pad(centre, (1, 1, 1, 1))
+            center = center + torch.diag(self.scale_identity.weight)[:, :, None, None]
+        return self.conv.weight * scale_3x3.view(-1, 1, 1, 1) + F.pad(center, (1, 1, 1, 1))
 
 
 _BLOCKS: Mapping[BlockForm, Callable[[int, int, int], nn.Module]] = {

@@ -61,7 +61,7 @@ class Detector(nn.Module):
             images: (B, 3, H, W) RGB, 0 to 1.
 
         Returns:
-            (B, A, 5 + C), float32: centre x, centre y, width, height in pixels, the constant 1,
+            (B, A, 5 + C), float32: center x, center y, width, height in pixels, the constant 1,
             and the score of every class from 0 to 1.
         """
         features, logits, distances = self._run(images)
@@ -85,12 +85,12 @@ def _assemble(logits: Tensor, distances: Tensor, features: tuple[Tensor, Tensor,
     """Decodes in the layout (B, ..., A) that convolutions leave: one transpose, at the end."""
     sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
     points, strides = anchor_points(sizes, STRIDES, logits.device)
-    # Under autocast bfloat16 could not tell neighbouring pixels apart.
+    # Under autocast bfloat16 could not tell neighboring pixels apart.
     left_top, right_bottom = (distances.float() * strides.T).chunk(2, dim=1)
-    centre = points.T + 0.5 * (right_bottom - left_top)
+    center = points.T + 0.5 * (right_bottom - left_top)
     scores = logits.float().sigmoid()
     ones = torch.ones_like(scores[:, :1])
-    rows = torch.cat([centre, left_top + right_bottom, ones, scores], dim=1)
+    rows = torch.cat([center, left_top + right_bottom, ones, scores], dim=1)
     return rows.transpose(1, 2)
 
 
@@ -101,7 +101,7 @@ def uninitialized_detector(architecture: Architecture, form: BlockForm) -> Detec
 
 
 def build_detector(architecture: Architecture, form: BlockForm, *, seed: int) -> Detector:
-    """Returns an initialised detector in training mode, the same for the same ``seed``.
+    """Returns an initialized detector in training mode, the same for the same ``seed``.
 
     Torch's global random state is neither used nor changed.
     """

@@ -55,7 +55,7 @@ def extract_scales(detector: Detector) -> Scales:
 
 
 @torch.no_grad()
-def initialise_from_scales(detector: Detector, scales: Scales, *, seed: int) -> None:
+def initialize_from_scales(detector: Detector, scales: Scales, *, seed: int) -> None:
     """Sets each 3x3 kernel to s3 W3 + pad(s1 W1) + diag(sid), W3 and W1 fresh from ``seed``.
 
     The kernel is what the linear-add block with these scales and first weights computes ("rule of
@@ -79,7 +79,7 @@ def initialise_from_scales(detector: Detector, scales: Scales, *, seed: int) -> 
 def gradient_masks(detector: Detector, scales: Scales) -> dict[str, Tensor]:
     """Returns what multiplies the gradient of each 3x3 kernel, by parameter name.
 
-    s3^2 everywhere, plus s1^2 on the centre tap, plus 1 on the diagonal of the centre tap where the
+    s3^2 everywhere, plus s1^2 on the center tap, plus 1 on the diagonal of the center tap where the
     block had an identity branch ("rule of iteration").
 
     Raises:
