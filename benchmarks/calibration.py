@@ -46,7 +46,7 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.candidates import (
     candidate_ranges,
     chosen_ranges,
-    range_harms,
+    range_degradations,
 )
 from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, collect, solve
 from quantpipe.quantization.calibration.histogram import Counts, Histogram
@@ -94,12 +94,12 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds; ``toolkit`` is None where it cannot, ``num_toolkit`` tensors where it did few."""
+    """Seconds; ``reference`` is None where it cannot, of ``num_reference`` tensors where few."""
 
     what: str
     ours: float
-    toolkit: float | None
-    num_toolkit: int
+    reference: float | None
+    num_reference: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +212,16 @@ def timed(subject: Subject, *, quick: bool) -> dict[str, Any]:
     """Times both implementations in turn and compares what they find."""
     forward, _ = seconds(lambda: run_network(subject))
     ours_seconds, statistics = seconds(lambda: counted(subject))
-    toolkit_seconds, calibrators = seconds(lambda: toolkit_counted(subject))
+    reference_seconds, calibrators = seconds(lambda: reference_counted(subject))
     num_tensors = len(subject.first_readers)
     rows = [
-        Timing(what="network", ours=forward, toolkit=None, num_toolkit=0),
-        Timing(what="collect", ours=ours_seconds, toolkit=toolkit_seconds, num_toolkit=num_tensors),
+        Timing(what="network", ours=forward, reference=None, num_reference=0),
+        Timing(
+            what="collect",
+            ours=ours_seconds,
+            reference=reference_seconds,
+            num_reference=num_tensors,
+        ),
     ]
     differences = {}
     for label, (method, percentile) in METHODS.items():
@@ -225,8 +230,8 @@ def timed(subject: Subject, *, quick: bool) -> dict[str, Any]:
         differences[label] = worst
     sweep, _ = seconds(lambda: [solve_all(statistics, "percentile", p) for p in PERCENTILES])
     auto, _ = seconds(lambda: auto_ranges(subject, statistics))
-    rows.append(Timing(what="8 percentiles", ours=sweep, toolkit=None, num_toolkit=0))
-    rows.append(Timing(what="auto", ours=auto, toolkit=None, num_toolkit=0))
+    rows.append(Timing(what="8 percentiles", ours=sweep, reference=None, num_reference=0))
+    rows.append(Timing(what="auto", ours=auto, reference=None, num_reference=0))
     bins = compared_bins(subject, statistics, calibrators)
     report_timings(rows, bins, differences, num_tensors, len(subject.batches))
     return {
@@ -250,7 +255,7 @@ def counted(subject: Subject) -> Statistics:
     return collect(subject.network, subject.operations, subject.batches, progress=Silent())
 
 
-def toolkit_counted(subject: Subject) -> dict[str, Any]:
+def reference_counted(subject: Subject) -> dict[str, Any]:
     """The toolkit's statistics, one calibrator for each distinct tensor."""
     calibrators = {name: make_calibrator("entropy") for name in subject.first_readers}
 
@@ -284,16 +289,18 @@ def solved(
     what = f"solve {method}" + (f" {percentile:g}" if percentile else "")
     ours_seconds, ours = seconds(lambda: solve_all(statistics, method, percentile))
     if method == "mse":
-        return Timing(what=what, ours=ours_seconds, toolkit=None, num_toolkit=0), None
+        return Timing(what=what, ours=ours_seconds, reference=None, num_reference=0), None
     names = subject.first_readers
     if method == "entropy" and quick:
         names = names[:: -(-len(names) // NUM_QUICK)]
 
-    toolkit_seconds, theirs = seconds(
+    reference_seconds, theirs = seconds(
         lambda: {n: solve_calibrator(calibrators[n], method, percentile) for n in names}
     )
     worst = max(abs(ours[n] - theirs[n]) / statistics.histograms[n].width for n in names)
-    timing = Timing(what=what, ours=ours_seconds, toolkit=toolkit_seconds, num_toolkit=len(names))
+    timing = Timing(
+        what=what, ours=ours_seconds, reference=reference_seconds, num_reference=len(names)
+    )
     return timing, worst
 
 
@@ -327,7 +334,7 @@ def aligned(histogram: Histogram, calibrator: Any) -> tuple[Counts, Counts]:
 def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
     """The least harmful candidates."""
     candidates = candidate_ranges(statistics, subject.groups)
-    harms = range_harms(
+    degradations = range_degradations(
         subject.network,
         subject.operations,
         subject.groups,
@@ -338,7 +345,7 @@ def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
         seed=SEED,
         progress=Silent(),
     )
-    return chosen_ranges(candidates, harms.least())
+    return chosen_ranges(candidates, degradations.least())
 
 
 def all_ranges(subject: Subject) -> dict[str, dict[str, float]]:
@@ -416,9 +423,9 @@ def report_timings(
     print(f"{torch.get_num_threads()} threads, {num_tensors} tensors, {num_batches} batches")
     print(f"{'processor seconds':<26}{'quantpipe':>12}{'toolkit':>12}")
     for row in rows:
-        toolkit = "-" if row.toolkit is None else f"{row.toolkit:.3f}"
-        few = f"  ({row.num_toolkit} tensors)" if 0 < row.num_toolkit < num_tensors else ""
-        print(f"{row.what:<26}{row.ours:>12.3f}{toolkit:>12}{few}")
+        reference = "-" if row.reference is None else f"{row.reference:.3f}"
+        few = f"  ({row.num_reference} tensors)" if 0 < row.num_reference < num_tensors else ""
+        print(f"{row.what:<26}{row.ours:>12.3f}{reference:>12}{few}")
     print(
         f"bins: largest difference {bins['largest_count']} values, "
         f"{bins['largest_share_of_values']:.2e} of a tensor's; "

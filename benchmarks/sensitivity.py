@@ -41,12 +41,12 @@ from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.sensitivity.degradation import (
     Counts,
+    Degradation,
     Floats,
-    Harm,
     reliability,
     spearman,
 )
-from quantpipe.quantization.sensitivity.ranking import Measured, Subject, rank_operations
+from quantpipe.quantization.sensitivity.ranking import Measured, RankingTask, rank_operations
 from quantpipe.quantization.sensitivity.table import Direction, SensitivityMethod, SensitivityTable
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import only_quantized, quantize
@@ -289,7 +289,7 @@ class Ranked:
     """A ranking and what it took."""
 
     table: SensitivityTable
-    harm: Harm
+    degradation: Degradation
     cheaper: float
     cheaper_as_shipped: float
 
@@ -312,7 +312,7 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
         device=CPU,
     )
     with tempfile.TemporaryDirectory() as folder:
-        subject: Subject[RankingBatch] = Subject(
+        task: RankingTask[RankingBatch] = RankingTask(
             network=model.network,
             scales=model.scales,
             operations=model.operations,
@@ -327,14 +327,14 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
             progress=Silent(),
             progress_folder=Path(folder),
         )
-        measured = method(subject)
-    repeat: Callable[[Subject[RankingBatch]], Measured] = lambda _: measured  # noqa: E731
-    table = rank_operations(contender.method, repeat, subject)
+        measured = method(task)
+    repeat: Callable[[RankingTask[RankingBatch]], Measured] = lambda _: measured  # noqa: E731
+    table = rank_operations(contender.method, repeat, task)
     per_image = measured.seconds / len(chosen.images)
     by_evaluation = seconds_by_evaluation / len(model.unseen.images)
     return Ranked(
         table=table,
-        harm=measured.harm,
+        degradation=measured.degradation,
         cheaper=by_evaluation / per_image,
         cheaper_as_shipped=seconds_by_evaluation / (per_image * settings.num_images),
     )
@@ -342,15 +342,15 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Some:
-    """A harm on the first images only."""
+    """A degradation on the first images only."""
 
-    harm: Harm
+    degradation: Degradation
     num_images: int
 
     def resampled(self, multiplicities: Counts) -> Floats:
-        """As the whole harm with the other images counted zero times."""
-        rest = self.harm.num_images - self.num_images
-        return self.harm.resampled(np.pad(multiplicities, ((0, 0), (0, rest))))
+        """As the whole degradation with the other images counted zero times."""
+        rest = self.degradation.num_images - self.num_images
+        return self.degradation.resampled(np.pad(multiplicities, ((0, 0), (0, rest))))
 
     def standard_errors(self, *, seed: int) -> Floats | None:  # noqa: ARG002 - the protocol's
         """None: the errors of part of the images are not looked at."""
@@ -383,7 +383,8 @@ def print_rankings(rankings: dict[Contender, Ranked]) -> list[dict[str, Any]]:
         table = ranked.table
         counts = [n for n in (8, 16, 32, 64, 128) if n <= contender.num_images]
         by_images = {
-            n: reliability(Some(harm=ranked.harm, num_images=n), seed=SEED) or 0.0 for n in counts
+            n: reliability(Some(degradation=ranked.degradation, num_images=n), seed=SEED) or 0.0
+            for n in counts
         }
         text = "  ".join(f"{n}: {value:.2f}" for n, value in by_images.items())
         print(

@@ -23,7 +23,7 @@ from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, load_sca
 from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     load_table,
-    read_published_text,
+    read_released_text,
     save_table,
     sorted_table,
 )
@@ -234,7 +234,7 @@ def _published_texts() -> Iterator[Case]:
         def prepare(at: Place, text: str = text) -> Prepared:
             path = at.root / "table.txt"
             path.write_bytes(text.encode("utf-8", "surrogateescape"))
-            return lambda: read_published_text(path)
+            return lambda: read_released_text(path)
 
         yield Case(
             row=31,

@@ -17,11 +17,11 @@ import torch
 from faults.cases import Case, Place, Prepared, wrong_line
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
-from quantpipe.detector.families.yolov6.rep_optimizer import public_scales
-from quantpipe.detector.released.checkpoint import read_public_checkpoint
+from quantpipe.detector.families.yolov6.rep_optimizer import released_scales
+from quantpipe.detector.released.checkpoint import read_released_checkpoint
 from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
-from quantpipe.stages.calibrate.released_ranges import read_public_ranges
+from quantpipe.stages.calibrate.released_ranges import read_released_ranges
 
 TINY = Architecture(
     name="tiny",
@@ -35,9 +35,9 @@ TINY = Architecture(
 )
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "as weights": lambda path: read_public_checkpoint(path, TINY, ("a", "b", "c"), 64),
-    "as scales": public_scales,
-    "as ranges": lambda path: read_public_ranges(path, torch.nn.Module(), ()),
+    "as weights": lambda path: read_released_checkpoint(path, TINY, ("a", "b", "c"), 64),
+    "as scales": released_scales,
+    "as ranges": lambda path: read_released_ranges(path, torch.nn.Module(), ()),
 }
 
 

@@ -85,7 +85,7 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
         SensitivityRow,
         save_table,
         sorted_table,
-        write_published_text,
+        write_released_text,
     )
 
     names = [f"backbone.stage{number}.conv" for number in range(8)]
@@ -116,7 +116,7 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
     ]
     table = sorted_table("map", rows, baseline=0.9, weights_digest=weights_digest, num_images=4)
     save_table(folder / "sensitivity.json", table)
-    write_published_text(folder / "sensitivity.txt", table)
+    write_released_text(folder / "sensitivity.txt", table)
     save_plan(folder / "plan.json", plan_from_boundary(table, 4))
     cache = CalibrationCache(version=8601, algorithm="EntropyCalibration2", amax=amax)
     write_calibration_cache(folder / "calibration.cache", cache)

@@ -14,7 +14,7 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.sensitivity.gradient import by_gradient
 from quantpipe.quantization.sensitivity.measured import by_loss, by_output
-from quantpipe.quantization.sensitivity.ranking import Method, Subject, rank_operations
+from quantpipe.quantization.sensitivity.ranking import Method, RankingTask, rank_operations
 from quantpipe.quantization.sensitivity.table import SensitivityMethod, SensitivityTable
 
 NOISE = OUTPUT_ERRORS["noise"]
@@ -50,8 +50,8 @@ class StopsAfter(Silent):
 
 
 def lead(team: Team, job: Job, progress: Silent | None = None) -> SensitivityTable:
-    subject: Subject[Tensor] = Subject(**job.given, team=team, progress=progress or Silent())
-    return rank_operations(job.method, METHODS[job.method], subject)
+    task: RankingTask[Tensor] = RankingTask(**job.given, team=team, progress=progress or Silent())
+    return rank_operations(job.method, METHODS[job.method], task)
 
 
 def follow(team: Team, job: Job) -> None:

@@ -10,7 +10,7 @@ import onnx.reference
 import pytest
 from tests.export.conftest import Exported
 
-from quantpipe.graph.bisection import first_parted, graph_until
+from quantpipe.graph.bisection import first_diverged, graph_until
 
 #   a - b - c ---- e - f        (c and d meet in e; g is a second end)
 #        \- d ---/
@@ -29,38 +29,38 @@ PRODUCERS = {
 def downstream(*faults: str) -> Callable[[str], bool]:
     """What parts where these operations are wrong: themselves, and whatever they feed."""
 
-    def parted(name: str) -> bool:
-        return name in faults or any(parted(producer) for producer in PRODUCERS[name])
+    def diverged(name: str) -> bool:
+        return name in faults or any(diverged(producer) for producer in PRODUCERS[name])
 
-    return parted
+    return diverged
 
 
 @pytest.mark.parametrize("fault", PRODUCERS)
 def test_the_faulty_operation_is_found_wherever_it_is(fault: str) -> None:
-    assert first_parted(PRODUCERS, downstream(fault)) == fault
+    assert first_diverged(PRODUCERS, downstream(fault)) == fault
 
 
 @pytest.mark.parametrize("faults", list(itertools.combinations(PRODUCERS, 2)))
 def test_of_two_one_is_found_whose_producers_agree(faults: tuple[str, str]) -> None:
-    parted = downstream(*faults)
-    found = first_parted(PRODUCERS, parted)
+    diverged = downstream(*faults)
+    found = first_diverged(PRODUCERS, diverged)
     assert found in faults
-    assert not any(parted(producer) for producer in PRODUCERS[found])
+    assert not any(diverged(producer) for producer in PRODUCERS[found])
 
 
 def test_nothing_is_found_where_nothing_parts() -> None:
-    assert first_parted(PRODUCERS, lambda name: False) is None
+    assert first_diverged(PRODUCERS, lambda name: False) is None
 
 
 def test_a_long_chain_takes_few_looks() -> None:
     chain = {str(n): frozenset({str(n - 1)} if n else ()) for n in range(64)}
     looks: list[str] = []
 
-    def parted(name: str) -> bool:
+    def diverged(name: str) -> bool:
         looks.append(name)
         return int(name) >= 37
 
-    assert first_parted(chain, parted) == "37"
+    assert first_diverged(chain, diverged) == "37"
     assert len(looks) <= 8
     assert len(looks) == len(set(looks))
 

@@ -19,7 +19,7 @@ from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.sensitivity.ranking import Subject
+from quantpipe.quantization.sensitivity.ranking import RankingTask
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import quantize
 
@@ -127,11 +127,11 @@ def scales(network: SmallNetwork, batches: list[Tensor]) -> ScaleCache:
 
 
 @pytest.fixture
-def subject(
+def task(
     network: SmallNetwork, scales: ScaleCache, batches: list[Tensor], tmp_path: Path
-) -> Subject[Tensor]:
+) -> RankingTask[Tensor]:
     """The small network's operations, to be ranked on three batches of four images."""
-    return Subject(
+    return RankingTask(
         network=network,
         scales=scales,
         operations=find_operations(network, batches[0][:1]),
@@ -152,9 +152,9 @@ def predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return found
 
 
-def switched(subject: Subject[Tensor], name: str | None) -> nn.Module:
+def switched(task: RankingTask[Tensor], name: str | None) -> nn.Module:
     """From the start: the network with one operation, or none, switched, as a plan makes it."""
-    alone = subject.direction == "only"
-    chosen = [other for other in subject.names if (other == name) == alone]
+    alone = task.direction == "only"
+    chosen = [other for other in task.names if (other == name) == alone]
     plan = PrecisionPlan(operations=dict.fromkeys(chosen, "int8"), reason="")
-    return quantize(subject.network, subject.scales, plan)
+    return quantize(task.network, task.scales, plan)

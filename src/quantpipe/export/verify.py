@@ -89,7 +89,7 @@ def verify_against(
         if not np.isfinite(values).all():
             raise NumericalError(f"{name} predicts values that are not finite", path=path)
     parity = compare(expected, actual)
-    _require(path, parity, reach(expected, images), tolerance)
+    _require(path, parity, box_extent(expected, images), tolerance)
     return parity
 
 
@@ -185,7 +185,7 @@ def compare(expected: FloatArray, actual: FloatArray) -> Parity:
     )
 
 
-def together(parts: Sequence[tuple[int, Parity]]) -> Parity:
+def averaged(parts: Sequence[tuple[int, Parity]]) -> Parity:
     """Returns the parity over several batches, each given with its number of images."""
     counts = [count for count, _ in parts]
     values = {}
@@ -208,7 +208,7 @@ _ROUNDING = 1e-4
 _UNTRAINED = "the network predicts boxes {:.0f} times as large as its image: train it for longer"
 
 
-def reach(expected: FloatArray, images: FloatArray) -> float:
+def box_extent(expected: FloatArray, images: FloatArray) -> float:
     """Returns how many image sides the largest box value spans; at least 1.
 
     An untrained network predicts boxes far beyond its image, and rounding errors grow with them.
@@ -217,13 +217,13 @@ def reach(expected: FloatArray, images: FloatArray) -> float:
     return max(1.0, largest / int(images.shape[-1]))
 
 
-def _require(path: Path, parity: Parity, reach: float, tolerance: Tolerance) -> None:
+def _require(path: Path, parity: Parity, box_extent: float, tolerance: Tolerance) -> None:
     for name, base in vars(tolerance).items():
         value = getattr(parity, name)
-        limit = base * reach if name.startswith("box") else base
+        limit = base * box_extent if name.startswith("box") else base
         if value > limit:
             raise ArtifactError(
                 f"differs from the network: {name} is {value:.3g}, allowed is {limit:.3g}",
                 path=path.name,
-                hint=_UNTRAINED.format(reach) if reach > _CHAOS else None,
+                hint=_UNTRAINED.format(box_extent) if box_extent > _CHAOS else None,
             )

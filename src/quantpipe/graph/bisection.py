@@ -1,4 +1,4 @@
-"""Where two computations of one graph part: the search, and the graph up to an operation."""
+"""Where two computations of one graph diverge: the search, and the graph up to an operation."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import onnx
 import onnx.utils
 
 
-def first_parted(
-    producers: Mapping[str, frozenset[str]], parted: Callable[[str], bool]
+def first_diverged(
+    producers: Mapping[str, frozenset[str]], diverged: Callable[[str], bool]
 ) -> str | None:
-    """Returns an operation whose result parts while the results it is computed from do not.
+    """Returns an operation whose result diverges while the results it is computed from do not.
 
-    What parted once is taken to stay parted downstream, so that a bisection over an operation's
-    ancestors takes few looks; that no producer of the one found is parted is looked at for certain.
+    What diverged once is taken to stay diverged downstream, so that a bisection over an operation's
+    ancestors takes few looks; that no producer of the one found diverged is looked at for certain.
 
     Args:
         producers: For each operation, in execution order, those whose results it reads.
-        parted: Whether the two results of an operation differ; dear, so asked once for each.
+        diverged: Whether the two results of an operation differ; dear, so asked once for each.
 
     Returns:
-        None where no operation parts whose result no other reads.
+        None where no operation diverges whose result no other reads.
     """
-    parted = cache(parted)
+    diverged = cache(diverged)
     read = frozenset().union(*producers.values())
-    start = next((name for name in producers if name not in read and parted(name)), None)
+    start = next((name for name in producers if name not in read and diverged(name)), None)
     while start is not None:
-        found = _bisected(_ancestors(start, producers), parted)
-        start = next((name for name in sorted(producers[found]) if parted(name)), None)
+        found = _bisected(_ancestors(start, producers), diverged)
+        start = next((name for name in sorted(producers[found]) if diverged(name)), None)
         if start is None:
             return found
     return None
 
 
-def _bisected(names: list[str], parted: Callable[[str], bool]) -> str:
-    """The first that is parted, of names whose last is."""
+def _bisected(names: list[str], diverged: Callable[[str], bool]) -> str:
+    """The first that diverged, of names whose last is."""
     low, high = 0, len(names) - 1
     while low < high:
         middle = (low + high) // 2
-        if parted(names[middle]):
+        if diverged(names[middle]):
             high = middle
         else:
             low = middle + 1

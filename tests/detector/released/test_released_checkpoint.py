@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.detector.released.foreign_package import first_generation, save_public
+from tests.detector.released.released_package import first_generation, save_released
 from torch import Tensor, nn
 
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, num_parameters
-from quantpipe.detector.released.checkpoint import read_public_checkpoint, write_state_dict
+from quantpipe.detector.released.checkpoint import read_released_checkpoint, write_state_dict
 from quantpipe.errors import ArtifactError
 
 CLASSES = ("circle", "square")
@@ -77,9 +77,9 @@ def test_repopt_weights_load_as_they_are(
     if generation == "first":
         tensors = first_generation(tensors)
         assert "backbone.ERBlock_5.2.cv1.conv.weight" in tensors
-    path = save_public(tmp_path / "public.pt", tensors, ema=None)
+    path = save_released(tmp_path / "public.pt", tensors, ema=None)
     assert "yolov6" not in sys.modules
-    read = read_public_checkpoint(path, small, CLASSES, 64)
+    read = read_released_checkpoint(path, small, CLASSES, 64)
     assert read.form == "repopt"
     for name, tensor in tensors_of(detector).items():
         assert torch.equal(read.tensors[name], tensor), name
@@ -96,8 +96,8 @@ def test_repvgg_weights_are_reparameterized(
     detector = trained(small, "repvgg")
     tensors = tensors_of(detector)
     tensors = first_generation(tensors) if generation == "first" else tensors
-    path = save_public(tmp_path / "public.pt", tensors)
-    read = read_public_checkpoint(path, small, CLASSES, 64)
+    path = save_released(tmp_path / "public.pt", tensors)
+    read = read_released_checkpoint(path, small, CLASSES, 64)
     assert read.form == "deploy"
     with torch.no_grad():
         expected = detector.double()(images().double())
@@ -128,7 +128,7 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
         for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             tensors.pop(f"{path}.bn.{part}")
     # In half precision on its way: compare with that.
-    read = read_public_checkpoint(save_public(tmp_path / "p.pt", tensors), small, CLASSES, 64)
+    read = read_released_checkpoint(save_released(tmp_path / "p.pt", tensors), small, CLASSES, 64)
     assert read.form == "deploy"
     with torch.no_grad():
         expected, got = detector(images()), restore_detector(read)(images())
@@ -137,17 +137,17 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
 
 def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
     model, average = (tensors_of(trained(small, "repopt", seed=seed)) for seed in (1, 2))
-    path = save_public(tmp_path / "public.pt", model, ema=average)
-    read = read_public_checkpoint(path, small, CLASSES, 64)
+    path = save_released(tmp_path / "public.pt", model, ema=average)
+    read = read_released_checkpoint(path, small, CLASSES, 64)
     name = "backbone.stem.conv.weight"
     assert torch.equal(read.tensors[name], average[name])
     assert not torch.equal(average[name], model[name])
 
 
 def test_a_wrong_number_of_classes_is_one_line(small: Architecture, tmp_path: Path) -> None:
-    path = save_public(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
+    path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
     with pytest.raises(ArtifactError, match=r"has 2 classes, the data set 3 \(a, b, c\)") as fault:
-        read_public_checkpoint(path, sized("small", 0.125, 3), ("a", "b", "c"), 64)
+        read_released_checkpoint(path, sized("small", 0.125, 3), ("a", "b", "c"), 64)
     assert "\n" not in str(fault.value)
 
 
@@ -166,15 +166,15 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(
         rf"'{name}' holds a NaN": {**whole, name: whole[name] * torch.nan},
     }
     for number, (message, tensors) in enumerate(cases.items()):
-        path = save_public(tmp_path / f"{number}.pt", tensors)
+        path = save_released(tmp_path / f"{number}.pt", tensors)
         with pytest.raises(ArtifactError, match=message):
-            read_public_checkpoint(path, small, CLASSES, 64)
+            read_released_checkpoint(path, small, CLASSES, 64)
 
 
 def test_a_model_of_another_size_is_refused(small: Architecture, tmp_path: Path) -> None:
-    path = save_public(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
+    path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
     with pytest.raises(ArtifactError, match="choose the model that it is of"):
-        read_public_checkpoint(path, sized("n", 0.25, 2), CLASSES, 64)
+        read_released_checkpoint(path, sized("n", 0.25, 2), CLASSES, 64)
 
 
 def test_weights_written_back_are_read_by_torch_and_by_us(
@@ -187,5 +187,5 @@ def test_weights_written_back_are_read_by_torch_and_by_us(
     assert {n: t.shape for n, t in plain.items()} == {
         n: t.shape for n, t in detector.state_dict().items()
     }
-    read = read_public_checkpoint(path, small, CLASSES, 64)
+    read = read_released_checkpoint(path, small, CLASSES, 64)
     assert all(torch.equal(read.tensors[n], t) for n, t in tensors_of(detector).items())

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.detector.released.foreign_package import foreign_classes, save_public
+from tests.detector.released.released_package import released_classes, save_released
 
 from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
@@ -103,9 +103,9 @@ def test_no_function_of_a_payload_runs(
     if place == "root":
         torch.save(payload, path)
     elif place == "beside the model":
-        save_public(path, {"a.weight": torch.ones(1)}, optimizer=payload)
+        save_released(path, {"a.weight": torch.ones(1)}, optimizer=payload)
     else:
-        with foreign_classes() as (model, _):
+        with released_classes() as (model, _):
             module = model()
             module.hidden = payload  # type: ignore[assignment]
             torch.save({"model": module}, path)
@@ -223,7 +223,7 @@ def test_an_archive_without_a_model_is_refused(value: Any, canary: Path, tmp_pat
 
 
 def test_modules_that_contain_each_other_end_the_reading(canary: Path, tmp_path: Path) -> None:
-    with foreign_classes() as (model, _):
+    with released_classes() as (model, _):
         module = model()
         module._modules["self"] = module
         torch.save({"model": module}, tmp_path / "a.pt")
@@ -233,7 +233,7 @@ def test_modules_that_contain_each_other_end_the_reading(canary: Path, tmp_path:
 @pytest.mark.slow
 def test_damage_anywhere_is_an_error_or_changes_numbers_only(tmp_path: Path) -> None:
     """500 random bit flips and cuts: one line or tensors, never another exception."""
-    path = save_public(
+    path = save_released(
         tmp_path / "whole.pt", {"a.b.weight": torch.ones(3, 4), "c.bias": torch.ones(2)}
     )
     whole = path.read_bytes()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.candidates import (
-    Harms,
+    RangeDegradations,
     candidate_ranges,
     chosen_ranges,
-    range_harms,
+    range_degradations,
 )
 from quantpipe.quantization.calibration.collect import collect
 from quantpipe.quantization.operations import find_operations
@@ -38,12 +38,12 @@ SEED = 3
 
 def weighed(
     network: SmallNetwork, batches: list[Tensor]
-) -> tuple[Harms, dict[str, dict[str, float]]]:
+) -> tuple[RangeDegradations, dict[str, dict[str, float]]]:
     operations = find_operations(network, batches[0][:1])
     groups = concat_groups(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
     candidates = candidate_ranges(statistics, groups)
-    harms = range_harms(
+    degradations = range_degradations(
         network,
         operations,
         groups,
@@ -54,14 +54,14 @@ def weighed(
         seed=SEED,
         progress=Silent(),
     )
-    return harms, candidates
+    return degradations, candidates
 
 
 def test_harms_are_those_of_quantizing_every_value(
     network: SmallNetwork, batches: list[Tensor]
 ) -> None:
     """``left`` and ``right`` read one tensor; their gradients add up."""
-    harms, candidates = weighed(network, batches)
+    degradations, candidates = weighed(network, batches)
     expected = []
     for number, images in enumerate(batches):
         with torch.no_grad():
@@ -75,27 +75,27 @@ def test_harms_are_those_of_quantizing_every_value(
         projected(found, NOISE, signs).backward()  # type: ignore[no-untyped-call]
         assert x.grad is not None
         rows = []
-        for label in harms.labels:
+        for label in degradations.labels:
             amax = candidates[label]["left"]
             error = fake_quantize(x.detach(), torch.tensor([amax]), None, 127) - x.detach()
             rows.append((x.grad * error).double().square().flatten(1).sum(dim=1))
         expected.append(torch.stack(rows, dim=1))
-    group = next(i for i, g in enumerate(harms.groups) if "left" in g)
-    assert harms.groups[group] == {"left", "right"}
+    group = next(i for i, g in enumerate(degradations.groups) if "left" in g)
+    assert degradations.groups[group] == {"left", "right"}
     torch.testing.assert_close(
-        torch.from_numpy(harms.values[:, group]), torch.cat(expected), rtol=0.05, atol=1e-7
+        torch.from_numpy(degradations.values[:, group]), torch.cat(expected), rtol=0.05, atol=1e-7
     )
 
 
 def test_every_operation_gets_the_range_of_its_group(
     network: SmallNetwork, batches: list[Tensor]
 ) -> None:
-    harms, candidates = weighed(network, batches)
-    assert harms.values.shape == (12, len(harms.groups), len(candidates))
-    labels = harms.least()
+    degradations, candidates = weighed(network, batches)
+    assert degradations.values.shape == (12, len(degradations.groups), len(candidates))
+    labels = degradations.least()
     amax = chosen_ranges(candidates, labels)
     assert set(amax) == {o.name for o in find_operations(network, batches[0][:1])}
-    for group in harms.groups:
+    for group in degradations.groups:
         assert len({labels[name] for name in group}) == 1
         assert len({amax[name] for name in group}) == 1
 
@@ -124,7 +124,7 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
     operations = find_operations(network, images[:1])
     statistics = collect(network, operations, [images], progress=Silent())
     candidates = candidate_ranges(statistics, ())
-    harms = range_harms(
+    degradations = range_degradations(
         network,
         operations,
         (),
@@ -135,15 +135,17 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
         seed=SEED,
         progress=Silent(),
     )
-    (amax,) = chosen_ranges(candidates, harms.least()).values()
+    (amax,) = chosen_ranges(candidates, degradations.least()).values()
     assert (amax < 1.5) is clips
 
 
 def test_other_images_may_choose_otherwise() -> None:
     values = np.array([[[1.0, 3.0]], [[1.0, 3.0]], [[9.0, 2.0]]])
-    harms = Harms(labels=("a", "b"), groups=(frozenset({"conv"}),), values=values)
-    assert harms.least() == {"conv": "b"}
-    assert harms.least(np.array([0, 1, 1])) == {"conv": "a"}
+    degradations = RangeDegradations(
+        labels=("a", "b"), groups=(frozenset({"conv"}),), values=values
+    )
+    assert degradations.least() == {"conv": "b"}
+    assert degradations.least(np.array([0, 1, 1])) == {"conv": "a"}
 
 
 def test_weights_and_hooks_are_left_alone(network: SmallNetwork, batches: list[Tensor]) -> None:
@@ -164,7 +166,7 @@ def test_a_gradient_that_is_not_finite_names_the_image(
         return [output * factors for output in outputs(network, images)]
 
     with pytest.raises(NumericalError, match="image 2"):
-        range_harms(
+        range_degradations(
             network,
             operations,
             groups,
@@ -186,7 +188,7 @@ def test_it_stops_when_asked(network: SmallNetwork, batches: list[Tensor]) -> No
     groups = concat_groups(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
     with pytest.raises(Interrupted):
-        range_harms(
+        range_degradations(
             network,
             operations,
             groups,

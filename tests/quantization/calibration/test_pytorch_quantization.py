@@ -13,8 +13,8 @@ from quantpipe.errors import ConfigurationError, MachineError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.pytorch_quantization import (
-    toolkit_amax,
-    toolkit_calibrators,
+    pytorch_quantization_amax,
+    pytorch_quantization_calibrators,
 )
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
@@ -33,7 +33,7 @@ def test_same_ranges_within_a_bin(
     operations = find_operations(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
     ours = solve(statistics, method, percentile=percentile, progress=Silent())
-    theirs = toolkit_amax(
+    theirs = pytorch_quantization_amax(
         network, operations, batches, method=method, percentile=percentile, progress=Silent()
     )
     assert ours.keys() == theirs.keys()
@@ -46,14 +46,16 @@ def test_same_entropy_range_within_a_bin(network: SmallNetwork, batches: list[Te
     operations = [o for o in find_operations(network, batches[0][:1]) if o.name in ("down", "left")]
     statistics = collect(network, operations, batches, progress=Silent())
     ours = solve(statistics, "entropy", progress=Silent())
-    theirs = toolkit_amax(network, operations, batches, method="entropy", progress=Silent())
+    theirs = pytorch_quantization_amax(
+        network, operations, batches, method="entropy", progress=Silent()
+    )
     for name, histogram in statistics.histograms.items():
         assert abs(ours[name] - theirs[name]) <= histogram.width * 1.01, name
 
 
 def test_weight_ranges_are_the_toolkits(network: SmallNetwork, batches: list[Tensor]) -> None:
     operations = find_operations(network, batches[0][:1])
-    calib = toolkit_calibrators()
+    calib = pytorch_quantization_calibrators()
     for name, scale in weight_scales(network, operations, "max", progress=Silent()).items():
         calibrator = calib.MaxCalibrator(8, scale.axis, unsigned=False)
         calibrator.collect(network.get_parameter(name).detach())
@@ -66,7 +68,7 @@ def test_an_input_that_is_always_zero_does_not_stop_it(
     network.down.weight.data.zero_()
     network.get_parameter("down.bias").data.zero_()
     operations = find_operations(network, batches[0][:1])
-    amax = toolkit_amax(
+    amax = pytorch_quantization_amax(
         network, operations, batches, method="percentile", percentile=99.0, progress=notes
     )
     assert amax["up"] > 0
@@ -76,12 +78,14 @@ def test_an_input_that_is_always_zero_does_not_stop_it(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the toolkit runs mse on CUDA")
 def test_mse_without_cuda_says_so(network: SmallNetwork, batches: list[Tensor]) -> None:
     with pytest.raises(MachineError, match=r"CUDA only; use calibrate\.implementation"):
-        toolkit_amax(network, (), batches, method="mse", progress=Silent())
+        pytorch_quantization_amax(network, (), batches, method="mse", progress=Silent())
 
 
 def test_bad_percentile_is_refused_before_any_work(network: SmallNetwork) -> None:
     with pytest.raises(ConfigurationError):
-        toolkit_amax(network, (), [], method="percentile", percentile=101.0, progress=Silent())
+        pytorch_quantization_amax(
+            network, (), [], method="percentile", percentile=101.0, progress=Silent()
+        )
 
 
 def test_missing_toolkit_names_the_install_line(
@@ -89,18 +93,18 @@ def test_missing_toolkit_names_the_install_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_quantization", None)
     with pytest.raises(MachineError, match="pip install pytorch-quantization"):
-        toolkit_calibrators()
+        pytorch_quantization_calibrators()
 
 
 def test_import_leaves_the_root_logger_alone() -> None:
     before = list(logging.getLogger().handlers)
-    toolkit_calibrators()
+    pytorch_quantization_calibrators()
     assert logging.getLogger().handlers == before
 
 
 def test_import_prints_nothing() -> None:
     module = "quantpipe.quantization.calibration.pytorch_quantization"
-    code = f"from {module} import toolkit_calibrators as t; t()"
+    code = f"from {module} import pytorch_quantization_calibrators as t; t()"
     done = subprocess.run(
         [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True
     )

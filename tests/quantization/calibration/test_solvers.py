@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from quantpipe.quantization.calibration.pytorch_quantization import toolkit_calibrators
+from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_calibrators
 from quantpipe.quantization.calibration.solvers import (
     entropy_range,
     percentile_range,
@@ -48,7 +48,9 @@ KINDS = ["normal", "relu", "laplace", "heavy tail", "outlier", "uniform", "few v
 def test_entropy_is_the_toolkits(kind: str) -> None:
     counts = histogram(kind, 3)
     edges = np.arange(NUM_BINS + 1, dtype=np.float64)
-    toolkit = toolkit_calibrators().histogram._compute_amax_entropy(counts.copy(), edges, 8, False)
+    toolkit = pytorch_quantization_calibrators().histogram._compute_amax_entropy(
+        counts.copy(), edges, 8, False
+    )
     assert abs(entropy_range(counts) - float(toolkit)) <= 1.0
 
 
@@ -58,7 +60,9 @@ def test_squared_error_is_the_toolkits(kind: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
     counts = histogram(kind, 4)
     edges = np.arange(NUM_BINS + 1, dtype=np.float64)
-    toolkit = toolkit_calibrators().histogram._compute_amax_mse(counts, edges, 8, False)
+    toolkit = pytorch_quantization_calibrators().histogram._compute_amax_mse(
+        counts, edges, 8, False
+    )
     assert abs(squared_error_range(counts) - float(toolkit)) <= 1.0
 
 
@@ -67,7 +71,9 @@ def test_squared_error_is_the_toolkits(kind: str, monkeypatch: pytest.MonkeyPatc
 def test_percentile_is_the_toolkits(kind: str, percentile: Any) -> None:
     counts = histogram(kind, 5)
     edges = np.arange(NUM_BINS + 1, dtype=np.float64)
-    toolkit = toolkit_calibrators().histogram._compute_amax_percentile(counts, edges, percentile)
+    toolkit = pytorch_quantization_calibrators().histogram._compute_amax_percentile(
+        counts, edges, percentile
+    )
     assert abs(percentile_range(counts, percentile) - float(toolkit)) <= 1.0
 
 

@@ -56,7 +56,7 @@ def test_on_a_monotone_curve_it_finds_what_brute_force_finds(count: int, budget:
         drops = monotone(count, seed)
         meeting = [number for number, drop in enumerate(drops) if drop <= budget]
         measure = Curve(drops)
-        found = search_boundary(ranking(count), measure, max_drop=budget, settle=False)
+        found = search_boundary(ranking(count), measure, max_drop=budget, accept_inconclusive=False)
         assert found.meets == bool(meeting)
         best = meeting[0] if meeting else int(np.argmin(drops))
         assert len(found.plan.float_operations) == best
@@ -69,7 +69,7 @@ def test_on_a_noisy_curve_it_finds_a_measured_boundary() -> None:
         noise = np.random.default_rng(seed).normal(scale=0.004, size=59)
         drops = (np.array(monotone(59, seed)) + noise).tolist()
         meeting = [number for number, drop in enumerate(drops) if drop <= 0.01]
-        found = search_boundary(ranking(59), Curve(drops), max_drop=0.01, settle=False)
+        found = search_boundary(ranking(59), Curve(drops), max_drop=0.01, accept_inconclusive=False)
         chosen = len(found.plan.float_operations)
         assert found.plan.measured is not None
         assert found.plan.measured.drop == drops[chosen]
@@ -86,14 +86,14 @@ def test_on_a_noisy_curve_it_finds_a_measured_boundary() -> None:
 
 def test_the_curve_holds_every_measured_plan_in_order() -> None:
     measure = Curve(monotone(59, 3))
-    plan = search_boundary(ranking(59), measure, max_drop=0.005, settle=False).plan
+    plan = search_boundary(ranking(59), measure, max_drop=0.005, accept_inconclusive=False).plan
     assert [point.num_float for point in plan.curve] == sorted(measure.asked)
     assert plan.why["op58"].rank == 58
 
 
 def test_all_in_int8_is_measured_once_where_it_meets_the_budget() -> None:
     measure = Curve([0.002, 0.001, 0.0])
-    found = search_boundary(ranking(3), measure, max_drop=0.003, settle=True)
+    found = search_boundary(ranking(3), measure, max_drop=0.003, accept_inconclusive=True)
     assert measure.asked == [0]
     assert not found.plan.float_operations
     assert "within the budget of 0.30 points" in found.plan.reason
@@ -102,17 +102,17 @@ def test_all_in_int8_is_measured_once_where_it_meets_the_budget() -> None:
 
 def test_where_the_images_cannot_tell_it_is_int8_and_says_so() -> None:
     wide = Curve([0.006, 0.004, 0.001, 0.001], half_width=0.004)
-    found = search_boundary(ranking(4), wide, max_drop=0.003, settle=True)
+    found = search_boundary(ranking(4), wide, max_drop=0.003, accept_inconclusive=True)
     assert (found.meets, found.unsure, found.plan.float_operations) == (True, True, ())
     assert "cannot tell the plans apart" in found.plan.reason
     assert "0.60 points (95 % interval 0.20 to 1.00)" in found.plan.reason
-    searched = search_boundary(ranking(4), wide, max_drop=0.003, settle=False)
+    searched = search_boundary(ranking(4), wide, max_drop=0.003, accept_inconclusive=False)
     assert len(searched.plan.float_operations) == 2
 
 
 def test_an_interval_beyond_the_budget_is_searched() -> None:
     narrow = Curve([0.006, 0.004, 0.001, 0.001], half_width=0.001)
-    found = search_boundary(ranking(4), narrow, max_drop=0.003, settle=True)
+    found = search_boundary(ranking(4), narrow, max_drop=0.003, accept_inconclusive=True)
     assert len(found.plan.float_operations) == 2
     assert not found.unsure
 
@@ -128,7 +128,7 @@ def test_what_the_images_leave_open(drop: float, low: float, unsure: bool) -> No
 
 def test_without_a_plan_that_meets_the_best_measured_one_is_named() -> None:
     found = search_boundary(
-        ranking(4), Curve([0.03, 0.02, 0.02, 0.01]), max_drop=0.001, settle=False
+        ranking(4), Curve([0.03, 0.02, 0.02, 0.01]), max_drop=0.001, accept_inconclusive=False
     )
     assert not found.meets
     assert len(found.plan.float_operations) == 3
@@ -158,7 +158,7 @@ def test_a_search_that_was_stopped_measures_nothing_twice(
 
     def search(measure: Callable[[PrecisionPlan], PlanPoint]) -> object:
         remembering = records.remembering(measure)
-        return search_boundary(ranking(59), remembering, max_drop=0.005, settle=False)
+        return search_boundary(ranking(59), remembering, max_drop=0.005, accept_inconclusive=False)
 
     with pytest.raises(Stopped):
         search(stops_after(3))

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 import numpy as np
 import pytest
 
-from quantpipe.quantization.plans.integer_program import fastest, least_harm, least_latency
+from quantpipe.quantization.plans.integer_program import fastest, least_degradation, least_latency
 from quantpipe.quantization.plans.latency_model import LatencyModel
 
 SEEDS = pytest.mark.parametrize("seed", range(12))
@@ -42,35 +42,35 @@ def every_plan(model: LatencyModel) -> Iterator[frozenset[str]]:
     return (frozenset(kept) for kept in subsets)
 
 
-def harm_of(harm: dict[str, float], kept: frozenset[str]) -> float:
-    return sum(value for name, value in harm.items() if name not in kept)
+def harm_of(degradation: dict[str, float], kept: frozenset[str]) -> float:
+    return sum(value for name, value in degradation.items() if name not in kept)
 
 
 @SEEDS
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
 def test_the_least_harm_within_a_latency(seed: int, share: float) -> None:
-    model, harm = problem(seed)
+    model, degradation = problem(seed)
     times = {kept: model.predicted(kept) for kept in every_plan(model)}
     budget = min(times.values()) * (1 - share) + max(times.values()) * share
-    best = min(harm_of(harm, kept) for kept, time in times.items() if time <= budget)
-    found = least_harm(model, harm, max_ms=budget)
+    best = min(harm_of(degradation, kept) for kept, time in times.items() if time <= budget)
+    found = least_degradation(model, degradation, max_ms=budget)
     assert found is not None
     assert times[found] <= budget + 1e-6
-    assert harm_of(harm, found) == pytest.approx(best, abs=1e-5 * sum(harm.values()))
+    assert harm_of(degradation, found) == pytest.approx(best, abs=1e-5 * sum(degradation.values()))
 
 
 @SEEDS
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
 def test_the_least_latency_within_a_harm(seed: int, share: float) -> None:
-    model, harm = problem(seed)
-    budget = share * sum(harm.values())
+    model, degradation = problem(seed)
+    budget = share * sum(degradation.values())
     times = {
         kept: model.predicted(kept)
         for kept in every_plan(model)
-        if harm_of(harm, kept) <= budget + 1e-9
+        if harm_of(degradation, kept) <= budget + 1e-9
     }
-    found = least_latency(model, harm, max_harm=budget)
-    assert harm_of(harm, found) <= budget + 1e-6
+    found = least_latency(model, degradation, max_degradation=budget)
+    assert harm_of(degradation, found) <= budget + 1e-6
     assert model.predicted(found) == pytest.approx(min(times.values()), rel=1e-4)
 
 
@@ -82,8 +82,10 @@ def test_the_fastest_plan_of_all(seed: int) -> None:
 
 
 def test_no_plan_is_faster_than_the_fastest() -> None:
-    model, harm = problem(0)
-    assert least_harm(model, harm, max_ms=0.5 * model.predicted(fastest(model))) is None
+    model, degradation = problem(0)
+    assert (
+        least_degradation(model, degradation, max_ms=0.5 * model.predicted(fastest(model))) is None
+    )
 
 
 def test_borders_keep_neighbors_together() -> None:
@@ -95,9 +97,9 @@ def test_borders_keep_neighbors_together() -> None:
         border_ms={"a": 1.0, "b": 1.0, "c": 1.0},
         readers={"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset()},
     )
-    harm = {"a": 0.0, "b": 1.0, "c": 0.0}
+    degradation = {"a": 0.0, "b": 1.0, "c": 0.0}
     assert model.predicted({"b"}) == pytest.approx(5.1)
-    assert least_latency(model, harm, max_harm=0.0) == {"a", "b", "c"}
+    assert least_latency(model, degradation, max_degradation=0.0) == {"a", "b", "c"}
 
 
 def test_operations_that_read_one_result_pay_its_border_once() -> None:
@@ -109,4 +111,4 @@ def test_operations_that_read_one_result_pay_its_border_once() -> None:
         readers={"a": frozenset({"b", "c"}), "b": frozenset(), "c": frozenset()},
     )
     assert model.predicted({"b", "c"}) == model.predicted({"b"}) == pytest.approx(3.5)
-    assert least_harm(model, {"a": 0.0, "b": 1.0, "c": 1.0}, max_ms=3.5) == frozenset("bc")
+    assert least_degradation(model, {"a": 0.0, "b": 1.0, "c": 1.0}, max_ms=3.5) == frozenset("bc")

@@ -108,7 +108,7 @@ def test_a_latency_that_nothing_reaches_names_the_fastest() -> None:
 
 def test_within_a_drop_the_fastest_plan_is_taken() -> None:
     found = search_within_drop(
-        TABLE, MODEL, SHARES, measured(0.02), timed(), max_drop=0.0141, settle=False
+        TABLE, MODEL, SHARES, measured(0.02), timed(), max_drop=0.0141, accept_inconclusive=False
     )
     assert found.meets
     assert set(found.plan.float_operations) == {"c"}  # d alone would do too, but takes longer
@@ -116,7 +116,13 @@ def test_within_a_drop_the_fastest_plan_is_taken() -> None:
 
 def test_a_plan_that_loses_more_than_predicted_is_tried_again_with_less() -> None:
     found = search_within_drop(
-        TABLE, MODEL, SHARES, measured(0.02, worse=1.9), timed(), max_drop=0.0141, settle=False
+        TABLE,
+        MODEL,
+        SHARES,
+        measured(0.02, worse=1.9),
+        timed(),
+        max_drop=0.0141,
+        accept_inconclusive=False,
     )
     assert found.meets
     assert found.plan.measured is not None
@@ -132,7 +138,9 @@ def test_a_drop_that_nothing_meets_names_the_best() -> None:
             agreement=None,
         )  # fmt: skip
 
-    found = search_within_drop(TABLE, MODEL, SHARES, measure, timed(), max_drop=0.001, settle=False)
+    found = search_within_drop(
+        TABLE, MODEL, SHARES, measure, timed(), max_drop=0.001, accept_inconclusive=False
+    )
     assert not found.meets
     assert len(found.plan.float_operations) == 4
     assert "the best loses 1.00 points" in found.plan.reason
@@ -142,6 +150,8 @@ def test_where_the_images_cannot_tell_it_is_int8() -> None:
     def measure(plan: PrecisionPlan) -> PlanPoint:
         return PlanPoint(num_float=0, map=0.5, drop=0.006, low=0.0, high=0.01, agreement=None)
 
-    found = search_within_drop(TABLE, MODEL, SHARES, measure, timed(), max_drop=0.003, settle=True)
+    found = search_within_drop(
+        TABLE, MODEL, SHARES, measure, timed(), max_drop=0.003, accept_inconclusive=True
+    )
     assert (found.meets, found.unsure, found.plan.float_operations) == (True, True, ())
     assert found.plan.latency is not None

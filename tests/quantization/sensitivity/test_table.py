@@ -12,10 +12,10 @@ from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     SensitivityTable,
     load_table,
-    read_published_text,
+    read_released_text,
     save_table,
     sorted_table,
-    write_published_text,
+    write_released_text,
 )
 
 
@@ -85,14 +85,14 @@ def test_operations_alone_in_float_are_not_published(
     tmp_path: Path, table: SensitivityTable
 ) -> None:
     with pytest.raises(ArtifactError, match="alone in INT8, not in float"):
-        write_published_text(tmp_path / "t.txt", dataclasses.replace(table, direction="all_but"))
+        write_released_text(tmp_path / "t.txt", dataclasses.replace(table, direction="all_but"))
 
 
 def test_published_text_round_trip(tmp_path: Path, table: SensitivityTable) -> None:
-    write_published_text(tmp_path / "table.txt", table)
+    write_released_text(tmp_path / "table.txt", table)
     lines = (tmp_path / "table.txt").read_text().splitlines()
     assert lines[0] == "d 0.6000000000000001 0.4"
-    read = read_published_text(tmp_path / "table.txt")
+    read = read_released_text(tmp_path / "table.txt")
     assert [(r.name, r.map50, r.map, r.score) for r in read.rows] == [
         (r.name, r.map50, r.map, r.score) for r in table.rows
     ]
@@ -102,7 +102,7 @@ def test_published_text_round_trip(tmp_path: Path, table: SensitivityTable) -> N
 
 def test_a_foreign_text_in_any_order_is_sorted(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("x 0.5 0.30\n\ny 0.6 0.40\nz 0.6 0.40\n")
-    assert [row.name for row in read_published_text(tmp_path / "t.txt").rows] == ["y", "z", "x"]
+    assert [row.name for row in read_released_text(tmp_path / "t.txt").rows] == ["y", "z", "x"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_foreign_text_in_any_order_is_sorted(tmp_path: Path) -> None:
 def test_bad_text_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.txt").write_bytes(text.encode("latin-1"))
     with pytest.raises(ArtifactError, match=r"t\.txt"):
-        read_published_text(tmp_path / "t.txt")
+        read_released_text(tmp_path / "t.txt")
 
 
 def test_cheap_tables_hold_no_map_to_publish(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_cheap_tables_hold_no_map_to_publish(tmp_path: Path) -> None:
         "output", [SensitivityRow(name="a", score=1.0)], baseline=None, weights_digest="w"
     )
     with pytest.raises(ArtifactError, match="no mAP"):
-        write_published_text(tmp_path / "t.txt", table)
+        write_released_text(tmp_path / "t.txt", table)
 
 
 @pytest.mark.parametrize(

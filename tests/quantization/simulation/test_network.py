@@ -13,7 +13,7 @@ from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import ArtifactError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
-from quantpipe.quantization.calibration.pytorch_quantization import toolkit_calibrators
+from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_calibrators
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
@@ -36,7 +36,7 @@ def integers(values: Tensor, scale: float | Tensor) -> Tensor:
 
 
 def test_per_tensor_and_per_channel_are_the_toolkits() -> None:
-    assert toolkit_calibrators()
+    assert pytorch_quantization_calibrators()
     from pytorch_quantization.tensor_quant import fake_tensor_quant
 
     values = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 3

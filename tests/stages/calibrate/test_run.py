@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.detector.released.foreign_package import save_public
+from tests.detector.released.released_package import save_released
 from tests.stages.conftest import Artifacts, Configure, RunStage
 from torch import Tensor
 
@@ -146,7 +146,7 @@ def test_ranges_come_from_a_calibrated_public_checkpoint(
             )
         else:
             tensors[f"{layer}._weight_quantizer._amax"] = amax.reshape(-1, 1, 1, 1)
-    path = save_public(tmp_path / "calib.pt", first_generation_of_ranges(tensors))
+    path = save_released(tmp_path / "calib.pt", first_generation_of_ranges(tensors))
     config = replace(configured("calibrate"), from_checkpoint=path)
     read = load_scales(run_stage("calibrate", config, checkpoint=checkpoint)["scales"].path)
     expected = {n: s for n, s in ours.scales.items() if s.operation != left_out}
@@ -193,7 +193,7 @@ def test_ranges_that_do_not_fit_are_refused(
     checkpoint: Artifact,
     tmp_path: Path,
 ) -> None:
-    path = save_public(tmp_path / "calib.pt", tensors)
+    path = save_released(tmp_path / "calib.pt", tensors)
     config = replace(configured("calibrate"), from_checkpoint=path)
     with pytest.raises(ArtifactError, match=match):
         run_stage("calibrate", config, checkpoint=checkpoint)
@@ -280,12 +280,12 @@ def test_resampled_images_give_each_range_an_interval(
     [
         (["calibrate.bootstrap=1"], r"calibrate\.bootstrap: one resample has no spread"),
         (
-            ["calibrate.method=auto", "calibrate.implementation=toolkit"],
-            r"calibrate\.method: auto does not go with implementation=toolkit",
+            ["calibrate.method=auto", "calibrate.implementation=pytorch_quantization"],
+            r"calibrate\.method: auto does not go with implementation=pytorch_quantization",
         ),
         (
-            ["calibrate.bootstrap=9", "calibrate.implementation=toolkit"],
-            r"calibrate\.bootstrap: 9 resamples do not go with implementation=toolkit",
+            ["calibrate.bootstrap=9", "calibrate.implementation=pytorch_quantization"],
+            r"calibrate\.bootstrap: 9 resamples do not go with implementation=pytorch_quantization",
         ),
         (
             ["calibrate.bootstrap=9", "calibrate.from_checkpoint=x.pt"],
@@ -302,7 +302,7 @@ def test_settings_that_contradict_are_refused(
         configured("calibrate", *overrides)
 
 
-@pytest.mark.parametrize("implementation", ["quantpipe", "toolkit"])
+@pytest.mark.parametrize("implementation", ["quantpipe", "pytorch_quantization"])
 def test_an_image_that_gives_a_nan_is_named(
     configured: Configure,
     run_stage: RunStage,

@@ -13,7 +13,7 @@ from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.export.verify import Parity
 from quantpipe.settings.parity import MeanLimits, ParitySettings
 from quantpipe.stages.evaluate.parity import (
-    Apart,
+    Distances,
     MeasuredParity,
     _confident,
     _map_delta,
@@ -41,43 +41,49 @@ def parity(boxes: float, scores: float = 0.0) -> Parity:
     )
 
 
-def apart(**changes: Any) -> Apart:
+def distances(**changes: Any) -> Distances:
     fields: dict[str, Any] = {
         "distance": parity(0.0),
         "effect": None,
         "from_float": None,
-        "reach": 1.0,
+        "box_extent": 1.0,
         "agreement": 0.0,
     }
-    return Apart(**fields | changes)
+    return Distances(**fields | changes)
 
 
 @pytest.mark.parametrize(
     ("measured", "precision", "fault"),
     [
-        (apart(distance=parity(0.009, 0.0009)), "fp32", None),
-        (apart(distance=parity(0.02)), "fp32", "boxes lie 0.02 px from the network's"),
-        (apart(distance=parity(0.02), reach=3.0), "fp32", None),
-        (apart(distance=parity(0.0, 0.002)), "fp32", "scores lie 0.002"),
-        (apart(distance=parity(0.9, 0.01)), "half", None),
-        (apart(distance=parity(1.1)), "half", "boxes lie 1.1 px"),
+        (distances(distance=parity(0.009, 0.0009)), "fp32", None),
+        (distances(distance=parity(0.02)), "fp32", "boxes lie 0.02 px from the network's"),
+        (distances(distance=parity(0.02), box_extent=3.0), "fp32", None),
+        (distances(distance=parity(0.0, 0.002)), "fp32", "scores lie 0.002"),
+        (distances(distance=parity(0.9, 0.01)), "half", None),
+        (distances(distance=parity(1.1)), "half", "boxes lie 1.1 px"),
         # INT8: 1.5 times what quantization does, and what float layers may be off by.
-        (apart(effect=parity(2.0), from_float=parity(3.0)), "fp32", None),
+        (distances(effect=parity(2.0), from_float=parity(3.0)), "fp32", None),
         (
-            apart(effect=parity(2.0), from_float=parity(3.1)),
+            distances(effect=parity(2.0), from_float=parity(3.1)),
             "fp32",
             "boxes lie 3.1 px from the float network's on average, allowed 3.01",
         ),
-        (apart(effect=parity(0.0), from_float=parity(0.5)), "half", None),
-        (apart(effect=parity(0.0), from_float=parity(0.5)), "fp32", "boxes lie 0.5"),
-        (apart(effect=parity(1.0, 0.01), from_float=parity(0.0, 0.02)), "fp32", "scores lie 0.02"),
+        (distances(effect=parity(0.0), from_float=parity(0.5)), "half", None),
+        (distances(effect=parity(0.0), from_float=parity(0.5)), "fp32", "boxes lie 0.5"),
+        (
+            distances(effect=parity(1.0, 0.01), from_float=parity(0.0, 0.02)),
+            "fp32",
+            "scores lie 0.02",
+        ),
         # Detections instead of predictions.
-        (apart(distance=None, agreement=0.49), "fp32", "detections agree to 0.490"),
-        (apart(distance=None, agreement=0.5), "fp32", None),
-        (apart(distance=None, agreement=None), "fp32", None),
+        (distances(distance=None, agreement=0.49), "fp32", "detections agree to 0.490"),
+        (distances(distance=None, agreement=0.5), "fp32", None),
+        (distances(distance=None, agreement=None), "fp32", None),
     ],
 )
-def test_what_is_past_its_limit_is_said(measured: Apart, precision: str, fault: str | None) -> None:
+def test_what_is_past_its_limit_is_said(
+    measured: Distances, precision: str, fault: str | None
+) -> None:
     found = fault_of(measured, precision, SETTINGS)
     assert (found is None) == (fault is None)
     assert found is None or fault is None or found.startswith(fault)

@@ -29,7 +29,7 @@ from quantpipe.quantization.simulation.network import quantize
 from quantpipe.schema import identity
 from quantpipe.settings.data import open_split
 from quantpipe.stages.partial_quant import STAGE
-from quantpipe.stages.partial_quant.accuracy import PlanMeter
+from quantpipe.stages.partial_quant.accuracy import PlanAccuracy
 
 
 def table(path: Path, names: Sequence[str], digest: str) -> Artifact:
@@ -164,14 +164,14 @@ class MadeUp:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, all_int8: float, falls_to: float) -> None:
         self.asked: list[int] = []
 
-        def measured(meter: PlanMeter, plan: PrecisionPlan) -> PlanPoint:
+        def measured(accuracy: PlanAccuracy, plan: PrecisionPlan) -> PlanPoint:
             kept = len(plan.float_operations)
             self.asked.append(kept)
             share = kept / len(plan.operations)
             drop = all_int8 + share * (falls_to - all_int8)
             return PlanPoint(num_float=kept, map=0.5, drop=drop, low=drop, high=drop, agreement=1.0)
 
-        monkeypatch.setattr(PlanMeter, "measure", measured)
+        monkeypatch.setattr(PlanAccuracy, "measure", measured)
 
 
 @pytest.fixture
@@ -314,11 +314,11 @@ def test_images_and_engine_name_the_result_only_where_they_are_used(
 
 
 @pytest.fixture(scope="session")
-def meter(configured: Configure, context: Context, calibrated: Artifacts) -> PlanMeter:
+def accuracy(configured: Configure, context: Context, calibrated: Artifacts) -> PlanAccuracy:
     loaded = load(
         calibrated["checkpoint"].path, scales=calibrated["scales"].path, plan=None, device="cpu"
     )
-    return PlanMeter(
+    return PlanAccuracy(
         loaded=loaded,
         dataset=open_split(configured("partial_quant").data, "val", context),
         batch_size=2,
@@ -328,36 +328,36 @@ def meter(configured: Configure, context: Context, calibrated: Artifacts) -> Pla
 
 
 def test_a_measured_plan_is_what_the_evaluation_says_of_both_networks(
-    meter: PlanMeter, names: list[str], context: Context
+    accuracy: PlanAccuracy, names: list[str], context: Context
 ) -> None:
     kept = names[30:]
     plan = PrecisionPlan(
         operations={name: "float" if name in kept else "int8" for name in names}, reason=""
     )
-    point = meter.measure(plan)
+    point = accuracy.measure(plan)
     scores = [
         measure(
             predictor(network, "cpu"),
-            meter.dataset,
+            accuracy.dataset,
             image_size=64,
             batch_size=4,
             progress=Silent(),
             description="",
         )[0].map
         for network in (
-            meter.loaded.network,
-            quantize(meter.loaded.network, meter.loaded.scales, plan),  # type: ignore[arg-type]
+            accuracy.loaded.network,
+            quantize(accuracy.loaded.network, accuracy.loaded.scales, plan),  # type: ignore[arg-type]
         )
     ]
     assert point.num_float == len(kept)
     assert point.map == pytest.approx(scores[1])
     assert point.drop == pytest.approx(scores[0] - scores[1], abs=1e-12)
     assert point.low <= point.high
-    assert meter.seconds() > 0
+    assert accuracy.seconds() > 0
 
 
-def test_a_float_plan_loses_nothing(meter: PlanMeter, names: list[str]) -> None:
-    point = meter.measure(PrecisionPlan(operations=dict.fromkeys(names, "float"), reason=""))
+def test_a_float_plan_loses_nothing(accuracy: PlanAccuracy, names: list[str]) -> None:
+    point = accuracy.measure(PrecisionPlan(operations=dict.fromkeys(names, "float"), reason=""))
     assert (point.drop, point.low, point.high) == (0.0, 0.0, 0.0)
     assert point.agreement in (None, pytest.approx(1.0))
 

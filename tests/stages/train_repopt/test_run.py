@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.detector.released.foreign_package import first_generation, save_public
+from tests.detector.released.released_package import first_generation, save_released
 from tests.stages.conftest import Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.network import build_detector
-from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, public_scales
+from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, released_scales
 from quantpipe.errors import ArtifactError
 from quantpipe.schema import identity
 from quantpipe.stages.train_repopt import STAGE
@@ -87,7 +87,7 @@ def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
     halved = {
         n: t.half().float() if t.is_floating_point() else t for n, t in trained.tensors.items()
     }
-    path = save_public(tmp_path / "public.pt", first_generation(halved), ema=None)
+    path = save_released(tmp_path / "public.pt", first_generation(halved), ema=None)
     config = replace(configured("train_repopt"), checkpoint=path, write_state_dict=True)
     made = run_stage("train_repopt", config)
     assert set(made) == {"checkpoint", "state_dict"}
@@ -105,7 +105,7 @@ def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -
             if ".scale_" in name:
                 parameter.copy_(torch.rand(parameter.shape).half())
     scales = extract_scales(search)
-    read = public_scales(save_public(tmp_path / "scale.pt", search.state_dict()))
+    read = released_scales(save_released(tmp_path / "scale.pt", search.state_dict()))
     assert set(read) == set(scales)
     for block, scale in scales.items():
         for part, tensor in vars(scale).items():
@@ -115,6 +115,6 @@ def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -
 
 
 def test_a_public_checkpoint_without_scales_is_refused(trained: Checkpoint, tmp_path: Path) -> None:
-    path = save_public(tmp_path / "public.pt", trained.tensors)
+    path = save_released(tmp_path / "public.pt", trained.tensors)
     with pytest.raises(ArtifactError, match="holds no scales"):
-        public_scales(path)
+        released_scales(path)

@@ -32,7 +32,7 @@ _FORM_MARKS: tuple[tuple[str, BlockForm], ...] = (
 )
 
 
-def read_public_checkpoint(
+def read_released_checkpoint(
     path: Path, architecture: Architecture, class_names: tuple[str, ...], image_size: int
 ) -> Checkpoint:
     """Reads a public YOLOv6 checkpoint as one of ours.

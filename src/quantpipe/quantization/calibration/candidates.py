@@ -1,4 +1,4 @@
-"""Chooses the range of each tensor among candidates by the harm that its error does to the outputs.
+"""Chooses the range of each tensor among candidates by how its error degrades the outputs.
 
 To first order an error e of a tensor changes a projection of the outputs by the sum of g e, with g
 its gradient with respect to the tensor. Where errors are as good as independent the expected square
@@ -73,7 +73,7 @@ def candidate_ranges(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Harms:
+class RangeDegradations:
     """What each candidate range does to the outputs.
 
     Attributes:
@@ -106,7 +106,7 @@ def chosen_ranges(candidates: Mapping[str, Ranges], labels: Mapping[str, str]) -
     return {name: candidates[label][name] for name, label in labels.items()}
 
 
-def range_harms(
+def range_degradations(
     network: nn.Module,
     operations: Sequence[Operation],
     groups: Sequence[frozenset[str]],
@@ -118,7 +118,7 @@ def range_harms(
     seed: int,
     progress: Progress,
     total: int | None = None,
-) -> Harms:
+) -> RangeDegradations:
     """Runs every batch forward and backward once and weighs all candidates.
 
     Args:
@@ -160,15 +160,15 @@ def range_harms(
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
         raise NumericalError(f"calibration image {bad} gives a gradient that is not finite")
-    return Harms(labels=tuple(candidates), groups=classes, values=values)
+    return RangeDegradations(labels=tuple(candidates), groups=classes, values=values)
 
 
 def _of_group(group: frozenset[str], found: Found) -> Floats:
-    """(images, candidates): the harm to all of the group's tensors."""
+    """(images, candidates): the degradation to all of the group's tensors."""
     parts = [found[name] for name in sorted(group) if name in found]
     assert parts, f"no gradient reaches {sorted(group)}"
-    harm: Floats = np.sum(parts, axis=0)
-    return harm
+    degradation: Floats = np.sum(parts, axis=0)
+    return degradation
 
 
 class _Weigher:
@@ -189,8 +189,8 @@ class _Weigher:
             self._row(x.flatten(), g.flatten())
             for x, g in zip(values.float().cpu(), gradient.double().cpu(), strict=True)
         ]
-        harm: Floats = np.stack(rows) @ self._squared_error
-        return harm
+        degradation: Floats = np.stack(rows) @ self._squared_error
+        return degradation
 
     def _row(self, values: Tensor, gradient: Tensor) -> Floats:
         bins = (values.abs() / self._width).round_().clamp_(max=_NUM_BINS).to(torch.int32)

@@ -29,7 +29,7 @@ from quantpipe.quantization.operations import Operation
 _BITS = 8
 
 
-def toolkit_amax(
+def pytorch_quantization_amax(
     network: nn.Module,
     operations: Sequence[Operation],
     batches: Iterable[Tensor],
@@ -76,7 +76,7 @@ def toolkit_amax(
 
 def make_calibrator(method: CalibrationMethod) -> Any:
     """Returns the toolkit's calibrator for a method: signed, per tensor, its own defaults."""
-    calib = toolkit_calibrators()
+    calib = pytorch_quantization_calibrators()
     if method == "max":
         return calib.MaxCalibrator(_BITS, None, unsigned=False)
     return calib.HistogramCalibrator(_BITS, None, unsigned=False)
@@ -95,7 +95,7 @@ def solve_calibrator(calibrator: Any, method: CalibrationMethod, percentile: flo
     return 0.0 if amax is None else float(amax)
 
 
-def toolkit_calibrators() -> ModuleType:
+def pytorch_quantization_calibrators() -> ModuleType:
     """Returns ``pytorch_quantization.calib``.
 
     Raises:

@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 
-def shares_of_harm(table: SensitivityTable) -> dict[str, float]:
-    """Returns the share of each operation in the harm of all, by an additive model.
+def shares_of_degradation(table: SensitivityTable) -> dict[str, float]:
+    """Returns the share of each operation in the degradation of all, by an additive model.
 
-    With method ``map`` the harm is an operation's drop of mAP (a text without the float network's
-    mAP: that behind the best operation), with the others its score; below zero counts as zero. All
-    shares are equal where no operation does harm.
+    With method ``map`` the degradation is an operation's drop of mAP (a text without the float
+    network's mAP: that behind the best operation), with the others its score; below zero counts as
+    zero. All shares are equal where none degrades anything.
     """
     best = max(row.score for row in table.rows)
-    harm = {}
+    degradation = {}
     for row in table.rows:
         lost = row.score
         if table.method == "map":
             lost = best - row.score if row.drop is None else row.drop
-        harm[row.name] = max(lost, 0.0)
-    total = sum(harm.values())
+        degradation[row.name] = max(lost, 0.0)
+    total = sum(degradation.values())
     if total <= 0:
-        return dict.fromkeys(harm, 1 / len(harm))
-    return {name: value / total for name, value in harm.items()}
+        return dict.fromkeys(degradation, 1 / len(degradation))
+    return {name: value / total for name, value in degradation.items()}
 
 
 def predicted_drops(shares: Mapping[str, float], all_int8: float) -> dict[str, float]:

@@ -43,7 +43,7 @@ def cannot_tell(all_int8: PlanPoint, max_drop: float) -> bool:
 
 
 def search_boundary(
-    table: SensitivityTable, measure: Measure, *, max_drop: float, settle: bool
+    table: SensitivityTable, measure: Measure, *, max_drop: float, accept_inconclusive: bool
 ) -> FoundPlan:
     """Returns the plan with the fewest float operations whose measured drop meets the budget.
 
@@ -51,7 +51,8 @@ def search_boundary(
         table: The ranking, harmless to harmful.
         measure: Compares a plan with the float network.
         max_drop: Of mAP 50:95, as a fraction of one.
-        settle: Take INT8 throughout where :func:`cannot_tell` that it breaks the budget.
+        accept_inconclusive: Take INT8 throughout where :func:`cannot_tell` that
+            it breaks the budget.
 
     Returns:
         If no plan with at least one INT8 operation meets the budget, the one with the least drop.
@@ -64,7 +65,7 @@ def search_boundary(
 
     if drop(0) <= max_drop:
         return _found(table, measured, 0, _within(measured[0], max_drop))
-    if settle and cannot_tell(measured[0], max_drop):
+    if accept_inconclusive and cannot_tell(measured[0], max_drop):
         reason = unsure_reason(measured[0], max_drop)
         return replace(_found(table, measured, 0, reason), unsure=True)
     fails, meets = 0, len(table.rows)  # float throughout loses nothing, and is no plan

@@ -1,6 +1,6 @@
 """The best plan under a budget, exactly: an integer program over one switch for each operation.
 
-With x = 1 for an operation in float, the harm of a plan is the sum of h (1 - x), and its latency
+With x = 1 for an operation in float, the degradation of a plan is the sum of h (1 - x), its latency
 the sum of both precisions' times, and b y + b z for each operation whose result crosses a border: y
 is at least x - x' (computed in float, read in INT8) and z at least x' - x (the other way round) for
 every reader x'. So a border is paid once, however many read the result. y and z need no
@@ -30,55 +30,55 @@ class _Program:
     """Variables x, y and z of every operation, in this order."""
 
     names: tuple[str, ...]
-    harm: NDArray[np.float64]
+    degradation: NDArray[np.float64]
     latency: NDArray[np.float64]
     constant_ms: float
     crossings: LinearConstraint
 
 
-def least_harm(
-    model: LatencyModel, harm: Mapping[str, float], *, max_ms: float
+def least_degradation(
+    model: LatencyModel, degradation: Mapping[str, float], *, max_ms: float
 ) -> frozenset[str] | None:
-    """Returns the float operations of the plan with the least harm within a latency.
+    """Returns the float operations of the plan with the least degradation within a latency.
 
     Args:
         model: Of the latency.
-        harm: What INT8 costs in each operation, not negative.
+        degradation: What INT8 costs in each operation, not negative.
         max_ms: Predicted milliseconds.
 
     Returns:
         None where no plan is that fast.
     """
-    program = _program(model, harm)
+    program = _program(model, degradation)
     row = LinearConstraint(program.latency, ub=_loosened(max_ms) - program.constant_ms)
-    tie = _TIE * (sum(harm.values()) or 1.0) / (float(np.abs(program.latency).sum()) or 1.0)
-    return _solved(program, tie * program.latency - program.harm, row)
+    tie = _TIE * (sum(degradation.values()) or 1.0) / (float(np.abs(program.latency).sum()) or 1.0)
+    return _solved(program, tie * program.latency - program.degradation, row)
 
 
 def least_latency(
-    model: LatencyModel, harm: Mapping[str, float], *, max_harm: float
+    model: LatencyModel, degradation: Mapping[str, float], *, max_degradation: float
 ) -> frozenset[str]:
-    """Returns the float operations of the fastest plan whose harm sums to ``max_harm`` at most."""
-    program = _program(model, harm)
-    total = sum(harm.values())
-    row = LinearConstraint(-program.harm, ub=_loosened(max(max_harm, 0.0)) - total)
+    """Returns the float operations of the fastest plan of at most ``max_degradation`` in all."""
+    program = _program(model, degradation)
+    total = sum(degradation.values())
+    row = LinearConstraint(-program.degradation, ub=_loosened(max(max_degradation, 0.0)) - total)
     tie = _TIE * (float(np.abs(program.latency).sum()) or 1.0) / (total or 1.0)
-    found = _solved(program, program.latency - tie * program.harm, row)
-    assert found is not None, "float throughout does no harm"
+    found = _solved(program, program.latency - tie * program.degradation, row)
+    assert found is not None, "float throughout degrades nothing"
     return found
 
 
 def fastest(model: LatencyModel) -> frozenset[str]:
     """Returns the float operations of the fastest plan."""
-    harm = dict.fromkeys(model.int8_ms, 1.0)
-    return least_latency(model, harm, max_harm=float(len(harm)))
+    degradation = dict.fromkeys(model.int8_ms, 1.0)
+    return least_latency(model, degradation, max_degradation=float(len(degradation)))
 
 
 def _loosened(limit: float) -> float:
     return limit + _SLACK * (1.0 + abs(limit))
 
 
-def _program(model: LatencyModel, harm: Mapping[str, float]) -> _Program:
+def _program(model: LatencyModel, degradation: Mapping[str, float]) -> _Program:
     names = tuple(model.int8_ms)
     count, place = len(names), {name: index for index, name in enumerate(names)}
     int8 = np.array([model.int8_ms[name] for name in names])
@@ -94,7 +94,7 @@ def _program(model: LatencyModel, harm: Mapping[str, float]) -> _Program:
     nothing = np.zeros(count)
     return _Program(
         names=names,
-        harm=np.concatenate([[harm[name] for name in names], nothing, nothing]),
+        degradation=np.concatenate([[degradation[name] for name in names], nothing, nothing]),
         latency=np.concatenate([slower, border, border]),
         constant_ms=model.base_ms + float(int8.sum()),
         crossings=LinearConstraint(np.concatenate(rows or [np.zeros((1, 3 * count))]), lb=0.0),

@@ -18,7 +18,7 @@ from quantpipe.quantization.plans.boundary import (
     points,
     unsure_reason,
 )
-from quantpipe.quantization.plans.integer_program import fastest, least_harm, least_latency
+from quantpipe.quantization.plans.integer_program import fastest, least_degradation, least_latency
 from quantpipe.quantization.plans.latency_model import LatencyModel
 from quantpipe.quantization.plans.records import Measure
 from quantpipe.quantization.precision_plan import PlanLatency, PlanPoint, PrecisionPlan, ranked_plan
@@ -42,32 +42,33 @@ def search_within_drop(
     time: Timing,
     *,
     max_drop: float,
-    settle: bool,
+    accept_inconclusive: bool,
 ) -> FoundPlan:
     """Returns the fastest plan whose measured drop of mAP meets the budget.
 
     Args:
         table: Names the operations and why they stand where they do.
         model: Of the latency.
-        shares: Of each operation in the harm of INT8.
+        shares: Of each operation in the degradation of INT8.
         measure: Compares a plan with the float network.
         time: Builds and times a plan.
         max_drop: Of mAP 50:95, as a fraction of one.
-        settle: Take INT8 throughout where the images cannot tell that it breaks the budget.
+        accept_inconclusive: Take INT8 throughout where the images cannot tell that
+            it breaks the budget.
 
     Returns:
         If no plan that was tried meets the budget, the one with the least drop.
     """
     all_int8 = measure(ranked_plan(table, (), reason=""))
-    if settle and cannot_tell(all_int8, max_drop):
+    if accept_inconclusive and cannot_tell(all_int8, max_drop):
         plan = ranked_plan(table, (), reason=unsure_reason(all_int8, max_drop))
         found = replace(plan, measured=all_int8, curve=(all_int8,), latency=time(plan))
         return FoundPlan(plan=found, meets=True, unsure=True)
     total = max(all_int8.drop, 0.0)
-    harm = {name: share * total for name, share in shares.items()}
+    degradation = {name: share * total for name, share in shares.items()}
     tried: dict[frozenset[str], PlanPoint] = {frozenset(): all_int8}
     for room in _ROOM:
-        kept = least_latency(model, harm, max_harm=max_drop * room)
+        kept = least_latency(model, degradation, max_degradation=max_drop * room)
         if kept not in tried or not kept:
             tried[kept] = measure(ranked_plan(table, kept, reason=""))
         if tried[kept].drop <= max_drop:
@@ -86,12 +87,12 @@ def search_within_latency(
     *,
     max_ms: Callable[[PlanLatency], float],
 ) -> FoundPlan:
-    """Returns the plan with the least predicted harm whose measured latency meets the budget.
+    """Returns the plan of the least predicted degradation whose measured latency meets the budget.
 
     Args:
         table: Names the operations and why they stand where they do.
         model: Of the latency.
-        shares: Of each operation in the harm of INT8.
+        shares: Of each operation in the degradation of INT8.
         measure: Compares the chosen plan, and INT8 throughout, with the float network.
         time: Builds and times a plan.
         max_ms: The budget, given what else was timed in turn with a plan.
@@ -110,7 +111,7 @@ def search_within_latency(
         return _milliseconds(timed[kept]) <= max_ms(timed[kept])
 
     for room in _ROOM:
-        kept = least_harm(model, shares, max_ms=least + (budget - least) * room) or quickest
+        kept = least_degradation(model, shares, max_ms=least + (budget - least) * room) or quickest
         if kept not in timed:
             timed[kept] = time(ranked_plan(table, kept, reason=""))
         if meets(kept):

@@ -1,4 +1,4 @@
-"""The harm that each operation does on a set of images, and how sure a ranking by it is."""
+"""The degradation by each operation on a set of images, and how sure a ranking by it is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NUM_HALVINGS = 10
 _NUM_RESAMPLES = 100
 
 
-class Harm(Protocol):
-    """The harm of K operations, larger is worse, as a function of the images that are counted."""
+class Degradation(Protocol):
+    """The degradation by K operations, larger is worse, as a function of the images counted."""
 
     @property
     def num_images(self) -> int:
@@ -28,7 +28,7 @@ class Harm(Protocol):
         ...
 
     def resampled(self, multiplicities: Counts) -> Floats:
-        """Returns the harm, (R, K), where every image counts as often as (R, N) say."""
+        """Returns the degradation, (R, K), where every image counts as often as (R, N) say."""
         ...
 
     def standard_errors(self, *, seed: int) -> Floats | None:
@@ -37,7 +37,7 @@ class Harm(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MeanHarm:
+class MeanDegradation:
     """A mean over images: ``values`` (K, N)."""
 
     values: Floats
@@ -60,8 +60,8 @@ class MeanHarm:
         return spread
 
 
-def mean_harm(values: Mapping[str, Sequence[float]]) -> MeanHarm:
-    """Returns the harm of operations from one number for each of them and each image.
+def mean_degradation(values: Mapping[str, Sequence[float]]) -> MeanDegradation:
+    """Returns the degradation of operations from one number for each of them and each image.
 
     Raises:
         DataError: There is no image.
@@ -74,29 +74,29 @@ def mean_harm(values: Mapping[str, Sequence[float]]) -> MeanHarm:
         if not np.isfinite(row).all():
             image = int(np.argmin(np.isfinite(row)))
             raise NumericalError(f"image {image} gives a NaN or an infinity for operation '{name}'")
-    return MeanHarm(values=table)
+    return MeanDegradation(values=table)
 
 
-def bootstrap_errors(harm: Harm, *, seed: int) -> Floats:
-    """Returns the standard deviation of the harm over resamples of the images, (K,).
+def bootstrap_errors(degradation: Degradation, *, seed: int) -> Floats:
+    """Returns the standard deviation of the degradation over resamples of the images, (K,).
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, algorithm 6.1.
     """
-    count = harm.num_images
+    count = degradation.num_images
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=_NUM_RESAMPLES)
-    spread: Floats = harm.resampled(drawn).std(axis=0, ddof=1)
+    spread: Floats = degradation.resampled(drawn).std(axis=0, ddof=1)
     return spread
 
 
-def reliability(harm: Harm, *, seed: int) -> float | None:
+def reliability(degradation: Degradation, *, seed: int) -> float | None:
     """Returns how well two halves of the images agree on the ranking.
 
     The mean over random halvings of Spearman's rank correlation, 1 for the same order and about 0
     for noise. It is the plain one: as all images together rank better than half of them, it is a
     lower estimate for the ranking that is used. None for fewer than two images.
     """
-    num_images = harm.num_images
+    num_images = degradation.num_images
     if num_images < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def reliability(harm: Harm, *, seed: int) -> float | None:
         order, half = rng.permutation(num_images), num_images // 2
         first[row, order[:half]] = 1
         second[row, order[half : 2 * half]] = 1
-    pairs = zip(harm.resampled(first), harm.resampled(second), strict=True)
+    pairs = zip(degradation.resampled(first), degradation.resampled(second), strict=True)
     return float(np.mean([spearman(one, other) for one, other in pairs]))
 
 

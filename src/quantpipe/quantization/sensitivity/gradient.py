@@ -1,4 +1,4 @@
-"""Damage of all operations at once, estimated from forward and backward passes: ``gradient``."""
+"""Degradation by all operations at once, from forward and backward passes: ``gradient``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from quantpipe.errors import Interrupted
 from quantpipe.quantization.output_error import OutputError
 from quantpipe.quantization.random_projection import projected, random_signs
-from quantpipe.quantization.sensitivity.degradation import mean_harm
-from quantpipe.quantization.sensitivity.ranking import Measured, Method, Subject
+from quantpipe.quantization.sensitivity.degradation import mean_degradation
+from quantpipe.quantization.sensitivity.ranking import Measured, Method, RankingTask
 from quantpipe.quantization.simulation.network import (
     FakeQuantized,
     only_quantized,
@@ -51,14 +51,14 @@ def by_gradient(
         num_projections: Draws of v for each image.
     """
 
-    def measure(subject: Subject[B]) -> Measured:
+    def measure(task: RankingTask[B]) -> Measured:
         start = time.perf_counter()
-        team, names = subject.team, subject.names
-        network = quantize(subject.network, subject.scales).requires_grad_(False)
-        switched = names if subject.direction == "all_but" else ()
-        damage: dict[int, dict[str, list[float]]] = {}
+        team, names = task.team, task.names
+        network = quantize(task.network, task.scales).requires_grad_(False)
+        switched = names if task.direction == "all_but" else ()
+        degradation: dict[int, dict[str, list[float]]] = {}
         for number, batch in enumerate(
-            subject.progress.track(subject.batches, "sensitivity", total=subject.num_batches)
+            task.progress.track(task.batches, "sensitivity", total=task.num_batches)
         ):
             if number % team.size != team.rank:
                 continue
@@ -66,18 +66,18 @@ def by_gradient(
                 products = _Products(network, names)
                 found = outputs(network, batch)
                 for projection in range(num_projections):
-                    first = number * subject.batch_size
-                    signs = random_signs(found, first, projection, subject.seed)
+                    first = number * task.batch_size
+                    signs = random_signs(found, first, projection, task.seed)
                     products.backward(projected(found, error, signs), len(found[0]))
             products.release()
-            damage[number] = products.means()
-            if subject.progress.should_stop():
+            degradation[number] = products.means()
+            if task.progress.should_stop():
                 raise Interrupted(signal.SIGTERM)
-        parts = team.gather((damage, time.perf_counter() - start))
+        parts = team.gather((degradation, time.perf_counter() - start))
         by_batch = sorted((item for part, _ in parts for item in part.items()), key=itemgetter(0))
         values = {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}
         return Measured(
-            harm=mean_harm(values),
+            degradation=mean_degradation(values),
             seconds=max(seconds for _, seconds in parts),
             passes=2.0 + num_projections,
         )

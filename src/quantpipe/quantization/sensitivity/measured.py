@@ -1,4 +1,4 @@
-"""Damage that is measured, with one operation after the other switched.
+"""Degradation that is measured, with one operation after the other switched.
 
 ``map``: the published way (YOLOv6, arXiv 2209.02976, section 2.5). ``loss``: the detection loss of
 every image, which the same quantization changes by little and always, where mAP changes by jumps.
@@ -22,10 +22,10 @@ from quantpipe.quantization.sensitivity.degradation import (
     Counts,
     Floats,
     bootstrap_errors,
-    mean_harm,
+    mean_degradation,
 )
-from quantpipe.quantization.sensitivity.ranking import Measured, Method, Subject
-from quantpipe.quantization.sensitivity.sweep import REFERENCE, Probe, Walk, walk
+from quantpipe.quantization.sensitivity.ranking import Measured, Method, RankingTask
+from quantpipe.quantization.sensitivity.sweep import REFERENCE, Probe, Sweep, sweep
 from quantpipe.quantization.sensitivity.table import Accuracy
 
 B = TypeVar("B")
@@ -63,15 +63,15 @@ def by_map(
         match: Matches the detections of all batches, in order.
     """
 
-    def measure(subject: Subject[B]) -> Measured:
-        probe: Probe[B, Record] = Probe(name="map", look=detect, keep=lambda seen, _: seen)
-        found = walk(subject, probe)
+    def measure(task: RankingTask[B]) -> Measured:
+        probe: Probe[B, Record] = Probe(name="map", observe=detect, reduce=lambda seen, _: seen)
+        found = sweep(task, probe)
         matched = {name: match(records) for name, records in found.records.items()}
         reference = matched.pop(REFERENCE)
         accuracies = {n: _checked(n, m.average_precision()) for n, m in matched.items()}
         return Measured(
-            harm=_MapHarm(
-                reference=reference, switched=tuple(matched.values()), sign=_sign(subject)
+            degradation=_MapDegradation(
+                reference=reference, switched=tuple(matched.values()), sign=_sign(task)
             ),
             seconds=found.seconds,
             passes=found.passes,
@@ -89,7 +89,7 @@ def by_loss(predict: Callable[[nn.Module, B], S], losses: Callable[[S, S], Tenso
         predict: What the loss needs of a network and a batch.
         losses: From that, and from the same of the float network, the loss of each image alone,
             (B,). What the float network found decides what is wanted of all of them: targets that
-            followed the damage would hide it.
+            followed the degradation would hide it.
     """
     return _by_images("loss", predict, losses)
 
@@ -105,19 +105,21 @@ def by_output(outputs: Outputs[B], error: OutputError) -> Method[B]:
 
 
 def _by_images(
-    name: str, look: Callable[[nn.Module, B], S], values: Callable[[S, S], Tensor]
+    name: str, observe: Callable[[nn.Module, B], S], values: Callable[[S, S], Tensor]
 ) -> Method[B]:
-    def measure(subject: Subject[B]) -> Measured:
+    def measure(task: RankingTask[B]) -> Measured:
         probe: Probe[B, S] = Probe(
-            name=name, look=look, keep=lambda seen, in_float: _kept(values(seen, in_float))
+            name=name,
+            observe=observe,
+            reduce=lambda seen, in_float: _reduced(values(seen, in_float)),
         )
-        return _mean_change(subject, walk(subject, probe))
+        return _mean_change(task, sweep(task, probe))
 
     return measure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _MapHarm:
+class _MapDegradation:
     """Average precision lost to each operation, against a reference on the same images."""
 
     reference: Matched
@@ -137,26 +139,28 @@ class _MapHarm:
         return None if self.num_images < 2 else bootstrap_errors(self, seed=seed)
 
 
-def _mean_change(subject: Subject[B], found: Walk) -> Measured:
+def _mean_change(task: RankingTask[B], found: Sweep) -> Measured:
     values = {
         name: [float(v) for record in records for v in record[_VALUE]]
         for name, records in found.records.items()
     }
     reference = values.pop(REFERENCE)
-    sign = _sign(subject)
+    sign = _sign(task)
     changes = {
         name: [sign * (value - before) for value, before in zip(row, reference, strict=True)]
         for name, row in values.items()
     }
-    return Measured(harm=mean_harm(changes), seconds=found.seconds, passes=found.passes)
+    return Measured(
+        degradation=mean_degradation(changes), seconds=found.seconds, passes=found.passes
+    )
 
 
-def _sign(subject: Subject[B]) -> float:
-    """1 where a switched operation is in INT8, and does harm; -1 where it is spared it."""
-    return 1.0 if subject.direction == "only" else -1.0
+def _sign(task: RankingTask[B]) -> float:
+    """1 where a switched operation is in INT8, and degrades; -1 where it is spared it."""
+    return 1.0 if task.direction == "only" else -1.0
 
 
-def _kept(values: Tensor) -> Mapping[str, Floats]:
+def _reduced(values: Tensor) -> Mapping[str, Floats]:
     return {_VALUE: values.double().cpu().numpy()}
 
 

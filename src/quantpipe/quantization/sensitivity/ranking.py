@@ -1,6 +1,6 @@
 """How much each operation suffers from INT8: one interface over four ways to find out.
 
-A method measures or estimates the harm of every operation on the same images
+A method measures or estimates the degradation of every operation on the same images
 (:mod:`~quantpipe.quantization.sensitivity.measured`,
 :mod:`~quantpipe.quantization.sensitivity.gradient`); what a ranking by it is worth and what it cost
 is told in the same way for all.
@@ -19,7 +19,7 @@ from torch import nn
 from quantpipe.progress import Progress
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.scale_cache import ScaleCache
-from quantpipe.quantization.sensitivity.degradation import Harm, reliability
+from quantpipe.quantization.sensitivity.degradation import Degradation, reliability
 from quantpipe.quantization.sensitivity.table import (
     Accuracy,
     Direction,
@@ -51,7 +51,7 @@ class Sharers(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject(Generic[B]):
+class RankingTask(Generic[B]):
     """The operations to rank, and the images to rank them on.
 
     Attributes:
@@ -92,7 +92,7 @@ class Measured:
     """What a method found.
 
     Attributes:
-        harm: Of the operations, in their order.
+        degradation: Of the operations, in their order.
         seconds: The time that it took: of the slowest process, and of all runs together where it
             was stopped.
         passes: How often each image went through the network, forward or backward; a pass that
@@ -101,18 +101,18 @@ class Measured:
         baseline: mAP 50:95 of the network with none switched, likewise.
     """
 
-    harm: Harm
+    degradation: Degradation
     seconds: float
     passes: float
     accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
     baseline: float | None = None
 
 
-Method = Callable[[Subject[B]], Measured]
+Method = Callable[[RankingTask[B]], Measured]
 
 
 def rank_operations(
-    name: SensitivityMethod, method: Method[B], subject: Subject[B]
+    name: SensitivityMethod, method: Method[B], task: RankingTask[B]
 ) -> SensitivityTable:
     """Ranks the operations from harmless to harmful.
 
@@ -121,10 +121,10 @@ def rank_operations(
         NumericalError: A score is no number.
         Interrupted: A signal asked to stop; what was measured is kept.
     """
-    measured = method(subject)
-    harm = measured.harm
-    once = np.ones((1, harm.num_images), dtype=np.int64)
-    errors = harm.standard_errors(seed=subject.seed)
+    measured = method(task)
+    degradation = measured.degradation
+    once = np.ones((1, degradation.num_images), dtype=np.int64)
+    errors = degradation.standard_errors(seed=task.seed)
     rows = [
         _row(
             operation,
@@ -133,32 +133,32 @@ def rank_operations(
             measured.accuracies.get(operation),
         )
         for index, (operation, value) in enumerate(
-            zip(subject.names, harm.resampled(once)[0], strict=True)
+            zip(task.names, degradation.resampled(once)[0], strict=True)
         )
     ]
     return sorted_table(
         name,
         rows,
-        direction=subject.direction,
+        direction=task.direction,
         baseline=measured.baseline,
-        weights_digest=subject.scales.weights_digest,
-        num_images=harm.num_images,
+        weights_digest=task.scales.weights_digest,
+        num_images=degradation.num_images,
         seconds=measured.seconds,
         passes=measured.passes,
-        reliability=reliability(harm, seed=subject.seed),
+        reliability=reliability(degradation, seed=task.seed),
     )
 
 
 def _row(
-    name: str, harm: float, standard_error: float | None, accuracy: Accuracy | None
+    name: str, degradation: float, standard_error: float | None, accuracy: Accuracy | None
 ) -> SensitivityRow:
     if accuracy is None:
-        return SensitivityRow(name=name, score=harm, standard_error=standard_error)
+        return SensitivityRow(name=name, score=degradation, standard_error=standard_error)
     return SensitivityRow(
         name=name,
         score=accuracy.map,
         standard_error=standard_error,
         map50=accuracy.map50,
         map=accuracy.map,
-        drop=harm,
+        drop=degradation,
     )

@@ -1,4 +1,4 @@
-"""One look at every batch for each operation, every look kept."""
+"""One observation of every batch for each operation, every one kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from quantpipe.errors import Interrupted
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.quantization.records import Record, SavedRecords
-from quantpipe.quantization.sensitivity.ranking import Subject
+from quantpipe.quantization.sensitivity.ranking import RankingTask
 from quantpipe.quantization.sensitivity.replay import Replay
 
 B = TypeVar("B")
@@ -31,17 +31,17 @@ class Probe(Generic[B, S]):
 
     Attributes:
         name: Of the method, and of whatever else changes what it keeps.
-        look: Runs a network once on a batch.
-        keep: Arrays from what was seen, and from what was seen of the float network.
+        observe: Runs a network once on a batch.
+        reduce: Arrays from what was seen, and from what was seen of the float network.
     """
 
     name: str
-    look: Callable[[nn.Module, B], S]
-    keep: Callable[[S, S], Record]
+    observe: Callable[[nn.Module, B], S]
+    reduce: Callable[[S, S], Record]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walk:
+class Sweep:
     """What was kept, batch by batch, for each operation and for :data:`REFERENCE`, no operation.
 
     ``seconds`` and ``passes`` as in :class:`~quantpipe.quantization.sensitivity.ranking.Measured`.
@@ -52,38 +52,38 @@ class Walk:
     passes: float
 
 
-def walk(subject: Subject[B], probe: Probe[B, S]) -> Walk:
-    """Looks at the network with each operation switched, on every batch.
+def sweep(task: RankingTask[B], probe: Probe[B, S]) -> Sweep:
+    """Observes the network with each operation switched, on every batch.
 
     Batches are the outer loop, so that the outputs in front of an operation are kept for one batch
     and not for all images: the memory does not grow with their number. After every operation of a
     batch its record is written; a run that was killed repeats one reference pass and goes on.
 
-    Processes that share the work take turns at the operations; each looks at the reference itself.
+    Processes that share the work take turns at the operations; each observes the reference itself.
 
     Raises:
         Interrupted: A signal asked to stop.
     """
-    records = SavedRecords(folder=subject.progress_folder, identity=_identity(subject, probe))
-    replay = Replay(subject.network, subject.scales, quantized=subject.direction == "all_but")
-    team = subject.team
-    own = (REFERENCE, *subject.names[team.rank :: team.size])
+    records = SavedRecords(folder=task.progress_folder, identity=_identity(task, probe))
+    replay = Replay(task.network, task.scales, quantized=task.direction == "all_but")
+    team = task.team
+    own = (REFERENCE, *task.names[team.rank :: team.size])
     kept: dict[str, list[Record]] = {name: [] for name in own}
     with torch.no_grad():
-        for name, record in subject.progress.track(
-            _visits(subject, probe, replay, records, own),
+        for name, record in task.progress.track(
+            _visits(task, probe, replay, records, own),
             "sensitivity",
-            total=subject.num_batches * len(own),
+            total=task.num_batches * len(own),
         ):
             kept[name].append(record)
-    return _together(team.gather(kept), subject)
+    return _together(team.gather(kept), task)
 
 
-def _together(parts: list[dict[str, list[Record]]], subject: Subject[B]) -> Walk:
-    """The walk of all processes; they have the reference in common."""
+def _together(parts: list[dict[str, list[Record]]], task: RankingTask[B]) -> Sweep:
+    """The sweep of all processes; they have the reference in common."""
     found = {name: records for part in reversed(parts) for name, records in part.items()}
-    in_order = {name: found[name] for name in (REFERENCE, *subject.names)}
-    return Walk(
+    in_order = {name: found[name] for name in (REFERENCE, *task.names)}
+    return Sweep(
         records=in_order,
         seconds=max(_total(part, _SECONDS) for part in parts),
         passes=_total(in_order, _PASSES) / max(1, len(in_order[REFERENCE])),
@@ -95,43 +95,43 @@ def _total(part: Mapping[str, list[Record]], key: str) -> float:
 
 
 def _visits(
-    subject: Subject[B],
+    task: RankingTask[B],
     probe: Probe[B, S],
     replay: Replay,
     records: SavedRecords,
     names: Sequence[str],
 ) -> Iterator[tuple[str, Record]]:
-    for number, batch in enumerate(subject.batches):
+    for number, batch in enumerate(task.batches):
         found = {name: records.read(f"{number:04d}-{name}") for name in names}
         pending = [name for name in names if found[name] is None]
         yield from ((name, record) for name, record in found.items() if record is not None)
         if not pending:
             continue
-        for name, record in _looks(subject, probe, replay, batch, pending):
-            subject.progress.status(name)
+        for name, record in _observations(task, probe, replay, batch, pending):
+            task.progress.status(name)
             records.write(f"{number:04d}-{name}", record)
             yield name, record
-            if subject.progress.should_stop():
+            if task.progress.should_stop():
                 raise Interrupted(signal.SIGTERM)
 
 
-def _looks(
-    subject: Subject[B], probe: Probe[B, S], replay: Replay, batch: B, pending: list[str]
+def _observations(
+    task: RankingTask[B], probe: Probe[B, S], replay: Replay, batch: B, pending: list[str]
 ) -> Iterator[tuple[str, Record]]:
-    def look(network: nn.Module) -> S:
-        return probe.look(network, batch)
+    def observe(network: nn.Module) -> S:
+        return probe.observe(network, batch)
 
     start = time.perf_counter()
-    reference = replay.record(look)
-    in_float = reference if subject.direction == "only" else replay.in_float(look)
+    reference = replay.record(observe)
+    in_float = reference if task.direction == "only" else replay.in_float(observe)
     if REFERENCE in pending:
-        passes = 1.0 if subject.direction == "only" else 2.0
-        yield REFERENCE, _timed(probe.keep(reference, in_float), start, passes)
+        passes = 1.0 if task.direction == "only" else 2.0
+        yield REFERENCE, _timed(probe.reduce(reference, in_float), start, passes)
     for name in pending:
         if name == REFERENCE:
             continue
         start = time.perf_counter()
-        record = probe.keep(replay.switched(name, look), in_float)
+        record = probe.reduce(replay.switched(name, observe), in_float)
         yield name, _timed(record, start, replay.computed_share(name))
 
 
@@ -140,11 +140,11 @@ def _timed(record: Record, start: float, passes: float) -> Record:
     return {**record, _SECONDS: np.asarray(seconds), _PASSES: np.asarray(passes)}
 
 
-def _identity(subject: Subject[B], probe: Probe[B, S]) -> str:
+def _identity(task: RankingTask[B], probe: Probe[B, S]) -> str:
     named = {
-        "scales": subject.scales.to_document(),
-        "direction": subject.direction,
+        "scales": task.scales.to_document(),
+        "direction": task.direction,
         "probe": probe.name,
-        "seed": subject.seed,
+        "seed": task.seed,
     }
     return sha256_bytes(canonical_json(named).encode())

@@ -33,8 +33,8 @@ class SensitivityRow:
 
     Attributes:
         name: The operation.
-        score: ``map``: mAP 50:95 with this operation switched; the other methods: the damage that
-            it does, smaller is harmless.
+        score: ``map``: mAP 50:95 with this operation switched; the other methods: its
+            degradation, smaller is harmless.
         standard_error: Over the images; of ``drop`` for ``map``, else of the score.
         map50: With this operation switched.
         map: Likewise.
@@ -127,8 +127,8 @@ def sorted_table(
 ) -> SensitivityTable:
     """Sorts rows given in execution order from harmless to harmful, stably.
 
-    By damage ascending; ``map`` by mAP 50:95: descending where the operation was alone in INT8,
-    ascending where it was alone in float.
+    By degradation ascending; ``map`` by mAP 50:95: descending where the operation was alone in
+    INT8, ascending where it was alone in float.
     """
     sign = -1.0 if method == "map" and direction == "only" else 1.0
     return SensitivityTable(
@@ -190,7 +190,7 @@ def load_table(path: Path) -> SensitivityTable:
     return table
 
 
-def write_published_text(path: Path, table: SensitivityTable) -> None:
+def write_released_text(path: Path, table: SensitivityTable) -> None:
     """Writes ``name mAP50 mAP50:95`` lines, as YOLOv6 publishes its tables.
 
     Raises:
@@ -208,7 +208,7 @@ def write_published_text(path: Path, table: SensitivityTable) -> None:
     write_atomic(path, "".join(lines).encode())
 
 
-def read_published_text(path: Path) -> SensitivityTable:
+def read_released_text(path: Path) -> SensitivityTable:
     """Reads ``name mAP50 mAP50:95`` lines in any order; such a file names no weights.
 
     Raises:
@@ -221,7 +221,7 @@ def read_published_text(path: Path) -> SensitivityTable:
     except UnicodeDecodeError as error:
         raise ArtifactError("is not text", path=path) from error
     rows = [
-        _published_row(path, number, line)
+        _released_row(path, number, line)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -233,7 +233,7 @@ def read_published_text(path: Path) -> SensitivityTable:
     return table
 
 
-def _published_row(path: Path, number: int, line: str) -> SensitivityRow:
+def _released_row(path: Path, number: int, line: str) -> SensitivityRow:
     fields = line.split()
     try:
         name, map50, map50_95 = fields[0], float(fields[1]), float(fields[2])

@@ -34,7 +34,7 @@ class CalibrateConfig:
     weight_method: Literal["max", "mse"]
     num_images: Annotated[int, Between(1)]
     batch_size: BatchSize
-    implementation: Literal["quantpipe", "toolkit"]
+    implementation: Literal["quantpipe", "pytorch_quantization"]
     from_checkpoint: Path | None
     bootstrap: Annotated[int, Between(0, 100_000)]
     max_spread: Annotated[float, Between(0, open_low=True)]
@@ -57,7 +57,7 @@ class CalibrateConfig:
             raise ConfigurationError(
                 "one resample has no spread", path="bootstrap", hint="take 200, or 0 for none"
             )
-        if self.from_checkpoint is not None or self.implementation == "toolkit":
+        if self.from_checkpoint is not None or self.implementation == "pytorch_quantization":
             self._refuse_what_images_must_be_counted_for()
 
     def _refuse_what_images_must_be_counted_for(self) -> None:
@@ -86,8 +86,8 @@ def check(config: CalibrateConfig) -> None:
     given = config.from_checkpoint
     if given is not None and not given.is_file():
         raise ArtifactError("is not there", path=given, hint="see calibrate.from_checkpoint")
-    by_toolkit = config.implementation == "toolkit" and config.method == "mse"
-    if by_toolkit and resolve_device("auto") != "cuda":
+    by_reference = config.implementation == "pytorch_quantization" and config.method == "mse"
+    if by_reference and resolve_device("auto") != "cuda":
         raise ConfigurationError(
             "the toolkit searches the least squared error on CUDA only",
             path="implementation",

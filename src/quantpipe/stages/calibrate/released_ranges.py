@@ -19,7 +19,7 @@ METHOD = "checkpoint"
 _INPUT, _WEIGHT = "._input_quantizer._amax", "._weight_quantizer._amax"
 
 
-class PublicRanges(NamedTuple):
+class ReleasedRanges(NamedTuple):
     """What a checkpoint knows of a network.
 
     Attributes:
@@ -33,9 +33,9 @@ class PublicRanges(NamedTuple):
     missing: tuple[str, ...]
 
 
-def read_public_ranges(
+def read_released_ranges(
     path: Path, network: nn.Module, operations: Sequence[Operation]
-) -> PublicRanges:
+) -> ReleasedRanges:
     """Reads input and weight ranges, by the names of either generation.
 
     A transposed convolution gets one range for all channels, the largest: the only form that all
@@ -55,7 +55,7 @@ def read_public_ranges(
             "holds no ranges", path=path, hint="give a checkpoint that was calibrated"
         )
     known = [operation for operation in operations if _whole(operation, inputs, weights)]
-    return PublicRanges(
+    return ReleasedRanges(
         activations={o.name: _positive(inputs[o.name], o.name, path, 1)[0] for o in known},
         weights={
             f"{o.name}.weight": _weight_scale(o, network, weights[o.name], path)

@@ -19,7 +19,7 @@ from quantpipe.quantization.calibration.bootstrap import (
     describe_flagged,
     save_intervals,
 )
-from quantpipe.quantization.calibration.pytorch_quantization import toolkit_amax
+from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_amax
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache, save_scales
@@ -27,8 +27,12 @@ from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate.config import CalibrateConfig, method_of
 from quantpipe.stages.calibrate.fitting import fit_to_int8
-from quantpipe.stages.calibrate.released_ranges import METHOD, read_public_ranges
-from quantpipe.stages.calibrate.statistics import CalibrationImages, counted, solver
+from quantpipe.stages.calibrate.released_ranges import METHOD, read_released_ranges
+from quantpipe.stages.calibrate.statistics import (
+    CalibrationImages,
+    collect_statistics,
+    range_solver,
+)
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -105,7 +109,7 @@ def _ranges(
             ),
             weight_scales(network, operations, config.weight_method, progress=progress),
         )
-    found = read_public_ranges(config.from_checkpoint, network, operations)
+    found = read_released_ranges(config.from_checkpoint, network, operations)
     if found.missing:
         progress.note(
             f"{context.step}: {config.from_checkpoint.name} leaves {len(found.missing)} operations "
@@ -125,9 +129,9 @@ def _activation_ranges(
 ) -> dict[str, float]:
 
     method = method_of(config)
-    if config.implementation == "toolkit":
+    if config.implementation == "pytorch_quantization":
         assert method != "auto"
-        return toolkit_amax(
+        return pytorch_quantization_amax(
             network,
             operations,
             images.batches(context.device),
@@ -137,7 +141,7 @@ def _activation_ranges(
             progress=context.progress,
             total=images.num_batches,
         )
-    statistics = counted(
+    statistics = collect_statistics(
         network,
         operations,
         images,
@@ -147,7 +151,7 @@ def _activation_ranges(
         timeout_seconds=config.trainer.timeout_s,
         context=context,
     )
-    solve = solver(
+    solve = range_solver(
         network,
         operations,
         images,

@@ -24,7 +24,7 @@ from quantpipe.quantization.calibration import collect as calibration
 from quantpipe.quantization.calibration.candidates import (
     candidate_ranges,
     chosen_ranges,
-    range_harms,
+    range_degradations,
 )
 from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, solve
 from quantpipe.quantization.calibration.statistics_file import load_statistics, save_statistics
@@ -83,7 +83,7 @@ class CalibrationImages:
         return tuple(self.dataset.images[number].path.name for number in self.chosen)
 
 
-def counted(
+def collect_statistics(
     network: Detector,
     operations: Sequence[Operation],
     images: CalibrationImages,
@@ -165,7 +165,7 @@ def _count(team: Team, job: _CountingJob, progress: Progress) -> Statistics:
     )
 
 
-def solver(
+def range_solver(
     network: Detector,
     operations: Sequence[Operation],
     images: CalibrationImages,
@@ -195,7 +195,7 @@ def solver(
 
     if method != "auto":
         return by_method
-    harms = range_harms(
+    degradations = range_degradations(
         network,
         operations,
         groups,
@@ -208,17 +208,17 @@ def solver(
         total=images.num_batches,
     )
 
-    def by_harm(drawn: NDArray[np.intp] | None) -> dict[str, float]:
-        labels = harms.least(drawn)
+    def by_degradation(drawn: NDArray[np.intp] | None) -> dict[str, float]:
+        labels = degradations.least(drawn)
         candidates = candidate_ranges(of(drawn)[0], groups, only=set(labels.values()))
         return chosen_ranges(candidates, labels)
 
-    numbers = Counter(harms.least().values()).most_common()
+    numbers = Counter(degradations.least().values()).most_common()
     context.progress.note(
         f"{context.step}: least harmful ranges: "
         + ", ".join(f"{label} for {number}" for label, number in numbers)
     )
-    return by_harm
+    return by_degradation
 
 
 def raw_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:

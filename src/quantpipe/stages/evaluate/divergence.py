@@ -17,14 +17,14 @@ from quantpipe.engines.engine import BuildSettings, build_engine, load_engine
 from quantpipe.engines.engine_file import EngineHeader
 from quantpipe.errors import ArtifactError
 from quantpipe.export.onnx_graph import read_graph, write_graph
-from quantpipe.graph.bisection import first_parted, graph_until
+from quantpipe.graph.bisection import first_diverged, graph_until
 from quantpipe.graph.operations import operation_producers
 
 # Of the mean of what an operation computes: what rounding may do to it, by the engine's arithmetic.
 _FLOOR = {"f32": 1e-3, "half": 0.03}
 
 
-def parted_operation(
+def diverged_operation(
     header: EngineHeader,
     graph: Path,
     loaded: Loaded,
@@ -57,11 +57,11 @@ def parted_operation(
         raise ArtifactError("holds no ranges: they came from a calibration cache", path=graph)
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     images = np.repeat(images, batch, axis=0)
-    look = _Look(header, model, loaded, images, int8_limit, folder)
-    return first_parted(operation_producers(model), look)
+    comparison = _Comparison(header, model, loaded, images, int8_limit, folder)
+    return first_diverged(operation_producers(model), comparison)
 
 
-class _Look:
+class _Comparison:
     """Compares engine and network at one operation."""
 
     def __init__(

@@ -28,7 +28,7 @@ from quantpipe.evaluation.accuracy import (
     detect,
     score,
 )
-from quantpipe.export.verify import Parity, compare, reach, together
+from quantpipe.export.verify import Parity, averaged, box_extent, compare
 from quantpipe.progress import Progress
 from quantpipe.settings.parity import ParitySettings
 from quantpipe.stages.evaluate.variants import OpenVariant
@@ -121,7 +121,7 @@ def measure_parity(
         distance=both.distance,
         agreement=agreed,
         map_delta=_map_delta(reference, mine, truth, few.category_ids),
-        fault=fault_of(both.apart(agreed), variant.float_precision, settings),
+        fault=fault_of(both.distances(agreed), variant.float_precision, settings),
     )
 
 
@@ -168,12 +168,12 @@ class _Both:
         self._network = predictor(loaded.quantized, device)
         self._original = None if loaded.scales is None else predictor(loaded.network, device)
         self._parts: dict[str, list[tuple[int, Parity]]] = {}
-        self.reach = 1.0
+        self.box_extent = 1.0
         self.num_rows = 0
 
     def __call__(self, images: FloatArray) -> FloatArray:
         expected, actual = self._network(images), self._engine(images)
-        self.reach = max(self.reach, reach(expected, images))
+        self.box_extent = max(self.box_extent, box_extent(expected, images))
         self.num_rows = actual.shape[1]
         if not self._detects:
             self._add("distance", images, expected, actual)
@@ -187,20 +187,20 @@ class _Both:
         self._parts.setdefault(name, []).append((len(images), compare(one, other)))
 
     def _whole(self, name: str) -> Parity | None:
-        return together(self._parts[name]) if name in self._parts else None
+        return averaged(self._parts[name]) if name in self._parts else None
 
     @property
     def distance(self) -> Parity | None:
         """Between network and engine."""
         return self._whole("distance")
 
-    def apart(self, agreed: float | None) -> Apart:
+    def distances(self, agreed: float | None) -> Distances:
         """All that was seen."""
-        return Apart(
+        return Distances(
             distance=self.distance,
             effect=self._whole("effect"),
             from_float=self._whole("from_float"),
-            reach=self.reach,
+            box_extent=self.box_extent,
             agreement=agreed,
         )
 
@@ -218,44 +218,44 @@ def _agreement(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart:
+class Distances:
     """How far an engine and its network are apart.
 
     Attributes:
         distance: Between their predictions; None where the engine gives detections instead.
         effect: Between the float network and the fake-quantized one; None for a float engine.
         from_float: Between the float network and the engine; None for a float engine.
-        reach: Image sides that the largest box spans, at least 1.
+        box_extent: Image sides that the largest box spans, at least 1.
         agreement: Of detections, or None.
     """
 
     distance: Parity | None
     effect: Parity | None
     from_float: Parity | None
-    reach: float
+    box_extent: float
     agreement: float | None
 
 
-def fault_of(apart: Apart, float_precision: str, settings: ParitySettings) -> str | None:
+def fault_of(distances: Distances, float_precision: str, settings: ParitySettings) -> str | None:
     """Returns what is past its limit, or None.
 
     Args:
-        apart: What was measured.
+        distances: What was measured.
         float_precision: ``fp32`` or ``half``: what the float layers of the engine run in.
         settings: The limits. What an INT8 engine leaves in float may be as far off as a float
             engine, beyond what quantization does.
     """
-    if apart.distance is None:
-        if apart.agreement is None or apart.agreement >= settings.min_agreement:
+    if distances.distance is None:
+        if distances.agreement is None or distances.agreement >= settings.min_agreement:
             return None
-        return f"detections agree to {apart.agreement:.3f}, less than {settings.min_agreement}"
+        return f"detections agree to {distances.agreement:.3f}, less than {settings.min_agreement}"
     limits = settings.half if float_precision == "half" else settings.float32
-    boxes, scores = limits.box_mean_abs * apart.reach, limits.score_mean_abs
-    mine, what = apart.distance, "the network"
-    if apart.effect is not None and apart.from_float is not None:
-        mine, what = apart.from_float, "the float network"
-        boxes += settings.int8_limit * apart.effect.box_mean_abs
-        scores += settings.int8_limit * apart.effect.score_mean_abs
+    boxes, scores = limits.box_mean_abs * distances.box_extent, limits.score_mean_abs
+    mine, what = distances.distance, "the network"
+    if distances.effect is not None and distances.from_float is not None:
+        mine, what = distances.from_float, "the float network"
+        boxes += settings.int8_limit * distances.effect.box_mean_abs
+        scores += settings.int8_limit * distances.effect.score_mean_abs
     if mine.box_mean_abs > boxes:
         return f"boxes lie {mine.box_mean_abs:.3g} px from {what}'s on average, allowed {boxes:.3g}"
     if mine.score_mean_abs > scores:

@@ -31,7 +31,7 @@ from quantpipe.stages.evaluate.config import (
     EvaluateConfig,
     companion,
 )
-from quantpipe.stages.evaluate.divergence import parted_operation
+from quantpipe.stages.evaluate.divergence import diverged_operation
 from quantpipe.stages.evaluate.parity import measure_parity, require_parity
 from quantpipe.stages.evaluate.speed import Speed
 from quantpipe.stages.evaluate.variants import OpenVariant, opened
@@ -144,8 +144,8 @@ def _parity(
         description=f"{context.step}: network of {variant.name}",
     )
     if measured.fault is not None:
-        parted = _parted_at(config, inputs[variant.name], graph, loaded, dataset, context)
-        require_parity(variant.name, measured, parted)
+        diverged = _parted_at(config, inputs[variant.name], graph, loaded, dataset, context)
+        require_parity(variant.name, measured, diverged)
     return measured.as_json()
 
 
@@ -165,7 +165,7 @@ def _parted_at(
     (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return parted_operation(
+            return diverged_operation(
                 read_header(engine.path),
                 graph,
                 loaded,

@@ -27,7 +27,7 @@ from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanMeter:
+class PlanAccuracy:
     """Measures plans of one network on one set of images.
 
     Attributes:

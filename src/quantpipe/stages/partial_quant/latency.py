@@ -33,7 +33,7 @@ _FLOAT = "float"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanBench:
+class PlanTimer:
     """Builds and times engines of one network; what was built is found again in its folder.
 
     Attributes:

@@ -21,15 +21,15 @@ from quantpipe.quantization.precision_plan import (
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     load_table,
-    read_published_text,
+    read_released_text,
 )
 from quantpipe.settings.data import open_split
-from quantpipe.stages.partial_quant.accuracy import PlanMeter
+from quantpipe.stages.partial_quant.accuracy import PlanAccuracy
 from quantpipe.stages.partial_quant.config import (
     PartialQuantConfig,
     latency_opset,
 )
-from quantpipe.stages.partial_quant.latency import PlanBench
+from quantpipe.stages.partial_quant.latency import PlanTimer
 from quantpipe.stages.partial_quant.search import Budget, search_plan
 
 
@@ -74,14 +74,14 @@ def _searched(
     if config.num_images is not None:
         chosen = sample(len(dataset.images), config.num_images, context.seed)
         dataset = dataset.subset(chosen)
-    meter = PlanMeter(
+    accuracy = PlanAccuracy(
         loaded=loaded,
         dataset=dataset,
         batch_size=config.batch_size,
         num_resamples=config.num_resamples,
         context=context,
     )
-    bench = PlanBench(
+    timer = PlanTimer(
         loaded=loaded,
         engine=config.engine,
         folder=context.progress_folder / "latency",
@@ -92,16 +92,16 @@ def _searched(
         max_map_drop=config.max_map_drop,
         max_latency_ratio=config.max_latency_ratio,
         max_latency_ms=config.max_latency_ms,
-        settle=config.when_unsure == "int8",
+        accept_inconclusive=config.when_unsure == "int8",
     )
-    return search_plan(table, budget, meter, bench if config.by_latency else None)
+    return search_plan(table, budget, accuracy, timer if config.by_latency else None)
 
 
 def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> SensitivityTable:
     """The ranking of the wired step, or of a published text file, which names no weights."""
     operations = operation_names(loaded.checkpoint.architecture)
     if config.table_file is not None:
-        table = read_published_text(config.table_file).renamed(our_names(operations))
+        table = read_released_text(config.table_file).renamed(our_names(operations))
         table.require_operations(operations, path=config.table_file)
         return table
     if "table" not in inputs:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quantpipe.core.stage import Context
 from quantpipe.errors import ConfigurationError
-from quantpipe.quantization.plans.additive_model import predicted_drops, shares_of_harm
+from quantpipe.quantization.plans.additive_model import predicted_drops, shares_of_degradation
 from quantpipe.quantization.plans.boundary import (
     FoundPlan,
     most_measurements,
@@ -25,8 +25,8 @@ from quantpipe.quantization.precision_plan import (
     save_plan,
 )
 from quantpipe.quantization.sensitivity.table import SensitivityTable
-from quantpipe.stages.partial_quant.accuracy import PlanMeter
-from quantpipe.stages.partial_quant.latency import PlanBench
+from quantpipe.stages.partial_quant.accuracy import PlanAccuracy
+from quantpipe.stages.partial_quant.latency import PlanTimer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,14 @@ class Budget:
         max_map_drop: Of mAP 50:95 against float.
         max_latency_ratio: In latencies of INT8 throughout; goes before ``max_map_drop``.
         max_latency_ms: Likewise.
-        settle: Whether INT8 throughout is taken where the images cannot tell that it loses more.
+        accept_inconclusive: Whether INT8 throughout is taken where the images cannot tell that it
+            loses more.
     """
 
     max_map_drop: float | None
     max_latency_ratio: float | None
     max_latency_ms: float | None
-    settle: bool
+    accept_inconclusive: bool
 
     @property
     def of_latency(self) -> bool:
@@ -66,7 +67,7 @@ class Budget:
 
 
 def search_plan(
-    table: SensitivityTable, budget: Budget, meter: PlanMeter, bench: PlanBench | None
+    table: SensitivityTable, budget: Budget, accuracy: PlanAccuracy, timer: PlanTimer | None
 ) -> PrecisionPlan:
     """Returns the best plan within the budget, along the ranking or, with a bench, by latency.
 
@@ -74,12 +75,12 @@ def search_plan(
         ConfigurationError: None was found; names the file that holds the best one.
         Interrupted: A signal asked to stop; what was measured is kept.
     """
-    context = meter.context
-    assert meter.loaded.scales is not None
-    records = PlanRecords(folder=context.progress_folder / "plans", scales=meter.loaded.scales)
-    _announce(table, meter, bench)
-    found = _found(table, budget, records.remembering(meter.measure), bench)
-    plan = _explained(found.plan, table, bench)
+    context = accuracy.context
+    assert accuracy.loaded.scales is not None
+    records = PlanRecords(folder=context.progress_folder / "plans", scales=accuracy.loaded.scales)
+    _announce(table, accuracy, timer)
+    found = _found(table, budget, records.remembering(accuracy.measure), timer)
+    plan = _explained(found.plan, table, timer)
     _show(plan, context)
     if not found.meets:
         path = context.progress_folder / "best_plan.json"
@@ -93,40 +94,47 @@ def search_plan(
 
 
 def _found(
-    table: SensitivityTable, budget: Budget, measure: Measure, bench: PlanBench | None
+    table: SensitivityTable, budget: Budget, measure: Measure, timer: PlanTimer | None
 ) -> FoundPlan:
-    if bench is None:
+    if timer is None:
         assert budget.max_map_drop is not None
-        return search_boundary(table, measure, max_drop=budget.max_map_drop, settle=budget.settle)
-    arguments = (table, bench.model, shares_of_harm(table), measure, bench.time)
+        return search_boundary(
+            table,
+            measure,
+            max_drop=budget.max_map_drop,
+            accept_inconclusive=budget.accept_inconclusive,
+        )
+    arguments = (table, timer.model, shares_of_degradation(table), measure, timer.time)
     if budget.of_latency:
         return search_within_latency(*arguments, max_ms=budget.milliseconds)
     assert budget.max_map_drop is not None
-    return search_within_drop(*arguments, max_drop=budget.max_map_drop, settle=budget.settle)
-
-
-def _announce(table: SensitivityTable, meter: PlanMeter, bench: PlanBench | None) -> None:
-    """How many measurements there will be at most, and how long they will take."""
-    most = 1 + (most_measurements(len(table.rows)) if bench is None else most_plans())
-    seconds = meter.seconds()
-    line = (
-        f"{meter.context.step}: at most {most} measurements (float among them) on "
-        f"{len(meter.dataset.images)} images, {seconds:.1f} s each: {most * seconds:.0f} s"
+    return search_within_drop(
+        *arguments, max_drop=budget.max_map_drop, accept_inconclusive=budget.accept_inconclusive
     )
-    if bench is not None:
+
+
+def _announce(table: SensitivityTable, accuracy: PlanAccuracy, timer: PlanTimer | None) -> None:
+    """How many measurements there will be at most, and how long they will take."""
+    most = 1 + (most_measurements(len(table.rows)) if timer is None else most_plans())
+    seconds = accuracy.seconds()
+    line = (
+        f"{accuracy.context.step}: at most {most} measurements (float among them) on "
+        f"{len(accuracy.dataset.images)} images, {seconds:.1f} s each: {most * seconds:.0f} s"
+    )
+    if timer is not None:
         line += f"; at most {4 + most_plans()} engines to build and time"
-    meter.context.progress.note(line)
+    accuracy.context.progress.note(line)
 
 
 def _explained(
-    plan: PrecisionPlan, table: SensitivityTable, bench: PlanBench | None
+    plan: PrecisionPlan, table: SensitivityTable, timer: PlanTimer | None
 ) -> PrecisionPlan:
     """The plan with what was predicted of each operation."""
     all_int8 = next(point for point in plan.curve if point.num_float == 0)
-    drops = predicted_drops(shares_of_harm(table), all_int8.drop)
-    if bench is None:
+    drops = predicted_drops(shares_of_degradation(table), all_int8.drop)
+    if timer is None:
         return explained(plan, drops=drops)
-    model = bench.model
+    model = timer.model
     return explained(plan, drops=drops, int8_ms=model.int8_ms, float_ms=model.float_ms)
 
 

@@ -28,7 +28,7 @@ from quantpipe.quantization.records import Record
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity.gradient import by_gradient
 from quantpipe.quantization.sensitivity.measured import by_loss, by_map, by_output
-from quantpipe.quantization.sensitivity.ranking import Method, Subject, rank_operations
+from quantpipe.quantization.sensitivity.ranking import Method, RankingTask, rank_operations
 from quantpipe.quantization.sensitivity.table import (
     Direction,
     SensitivityMethod,
@@ -64,7 +64,7 @@ class RankingJob:
 
     Attributes:
         method: One of the four.
-        direction: See :class:`~quantpipe.quantization.sensitivity.ranking.Subject`.
+        direction: See :class:`~quantpipe.quantization.sensitivity.ranking.RankingTask`.
         network: Deployed, float, on the processor.
         scales: Its ranges.
         operations: To be ranked.
@@ -127,7 +127,7 @@ def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
         num_projections=job.num_projections,
         device=device,
     )
-    subject = Subject(
+    task = RankingTask(
         network=job.network.to(device),
         scales=job.scales,
         operations=job.operations,
@@ -142,7 +142,7 @@ def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
         progress=progress,
         progress_folder=job.progress_folder,
     )
-    return rank_operations(job.method, method, subject)
+    return rank_operations(job.method, method, task)
 
 
 def ranking_batches(

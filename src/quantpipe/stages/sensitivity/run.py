@@ -11,7 +11,7 @@ from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     save_table,
-    write_published_text,
+    write_released_text,
 )
 from quantpipe.settings.data import open_split
 from quantpipe.settings.recipe import detection_loss
@@ -26,7 +26,7 @@ def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Co
     table = _ranked(config, inputs, context)
     save_table(outputs["table"], table)
     if table.method == "map" and table.direction == "only":
-        write_published_text(outputs["text"], table)
+        write_released_text(outputs["text"], table)
     context.progress.note(f"{context.step}: {_worth(table)}")
     return {
         "method": table.method,

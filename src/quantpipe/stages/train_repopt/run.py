@@ -22,11 +22,11 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
     gradient_masks,
     initialize_from_scales,
     load_scales,
-    public_scales,
+    released_scales,
     save_scales,
 )
 from quantpipe.detector.released.archive import is_archive
-from quantpipe.detector.released.checkpoint import read_public_checkpoint, write_state_dict
+from quantpipe.detector.released.checkpoint import read_released_checkpoint, write_state_dict
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
 from quantpipe.settings.data import open_split
@@ -50,9 +50,9 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
     names = open_split(config.data, "val", context).class_names
     wanted = architecture(config.model, num_classes=len(names))
     if is_archive(given):
-        public = read_public_checkpoint(given, wanted, names, config.model.image_size)
-        save_checkpoint(outputs["checkpoint"], public)
-        return {"trained": False, "public": True}
+        released = read_released_checkpoint(given, wanted, names, config.model.image_size)
+        save_checkpoint(outputs["checkpoint"], released)
+        return {"trained": False, "released": True}
     checkpoint = load_checkpoint(given)
     require_classes(checkpoint, names, given)
     if checkpoint.architecture != wanted:
@@ -159,7 +159,7 @@ def _scales(
 ) -> tuple[Scales, list[dict[str, float]]]:
     """The scales of the file that is given, or those of a search."""
     if config.scales is not None:
-        read = public_scales if is_archive(config.scales) else load_scales
+        read = released_scales if is_archive(config.scales) else load_scales
         return read(config.scales), []
     detector = build_detector(shape, "linear_add", seed=context.seed)
     found = fit(

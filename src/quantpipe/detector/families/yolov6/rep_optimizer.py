@@ -126,14 +126,14 @@ def load_scales(path: Path) -> Scales:
     return {block: _block_scales(path, block, found) for block, found in parts.items()}
 
 
-_PUBLIC_PARTS = {
+_RELEASED_PARTS = {
     "scale_conv": "kernel_3x3",
     "scale_1x1": "kernel_1x1",
     "scale_identity": "identity",
 }
 
 
-def public_scales(path: Path) -> Scales:
+def released_scales(path: Path) -> Scales:
     """Reads the scales out of a public hyper-search checkpoint, a pickled linear-add network.
 
     Raises:
@@ -143,11 +143,11 @@ def public_scales(path: Path) -> Scales:
     for name, tensor in read_state(path).items():
         block, _, rest = name.rpartition(".")
         block, _, part = block.rpartition(".")
-        if rest != "weight" or part not in _PUBLIC_PARTS:
+        if rest != "weight" or part not in _RELEASED_PARTS:
             continue
         if not bool(torch.isfinite(tensor).all()):
             _refuse(path, f"'{name}' holds a NaN or an infinity")
-        parts.setdefault(block, {})[_PUBLIC_PARTS[part]] = tensor.reshape(-1)
+        parts.setdefault(block, {})[_RELEASED_PARTS[part]] = tensor.reshape(-1)
     if not parts:
         raise ArtifactError(
             "holds no scales", path=path, hint="give the checkpoint of a hyper-search"

@@ -16,7 +16,7 @@ PACKAGES = ("yolov6", "yolov6.models", "yolov6.models.yolo", "yolov6.layers.comm
 
 
 @contextmanager
-def foreign_classes() -> Iterator[tuple[type[nn.Module], type[nn.Module]]]:
+def released_classes() -> Iterator[tuple[type[nn.Module], type[nn.Module]]]:
     """A model class and a layer class that can be pickled by name, until the end."""
     modules = {name: ModuleType(name) for name in PACKAGES}
     model = type("Model", (nn.Module,), {"__module__": "yolov6.models.yolo"})
@@ -31,12 +31,12 @@ def foreign_classes() -> Iterator[tuple[type[nn.Module], type[nn.Module]]]:
             del sys.modules[name]
 
 
-def save_public(path: Path, tensors: Mapping[str, Tensor], **more: Any) -> Path:
+def save_released(path: Path, tensors: Mapping[str, Tensor], **more: Any) -> Path:
     """Writes {"model": module in half precision, ...} with these tensors; returns the path.
 
     A value of ``more`` that is a mapping of tensors becomes a module too.
     """
-    with foreign_classes() as classes:
+    with released_classes() as classes:
         found: dict[str, Any] = {"epoch": 299, "optimizer": None, "updates": 12}
         for name, value in {"model": tensors, **more}.items():
             found[name] = _module(value, *classes) if isinstance(value, Mapping) else value
