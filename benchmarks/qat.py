@@ -25,7 +25,7 @@ from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_plan
 from quantpipe.data.loader import Batch
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
@@ -132,7 +132,7 @@ class Subject:
                 progress_folder=Path(folder),
                 progress=Silent(),
                 description="qat",
-                team=Alone(),
+                processes=SingleProcess(),
             )
             return (time.process_time() - start) / len(self.batches)
 

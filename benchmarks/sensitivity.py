@@ -33,7 +33,7 @@ from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_d
 from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.evaluation.resampling import MatchedDetections, matched_agreement, resamples
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
@@ -322,7 +322,7 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
             ),
             num_batches=num_batches(len(chosen.images), BATCH),
             batch_size=BATCH,
-            team=Alone(),
+            processes=SingleProcess(),
             seed=SEED,
             progress=Silent(),
             progress_folder=Path(folder),

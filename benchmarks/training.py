@@ -37,7 +37,7 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
     gradient_masks,
     initialize_from_scales,
 )
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.settings.model import architecture
 from quantpipe.settings.recipe import augmentation, recipe
@@ -218,7 +218,7 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             progress_folder=Path(folder),
             progress=Silent(),
             description="loop",
-            team=Alone(),
+            processes=SingleProcess(),
         )
     seconds = result.history[0]["seconds"]
     return seconds / num_batches, clock.waited / seconds

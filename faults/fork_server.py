@@ -41,7 +41,6 @@ _THREADED = (
 _POLL_SECONDS = 0.002
 _LIBRARIES = (
     "cv2",
-    "lightning_fabric",
     "matplotlib.figure",
     "onnxscript",
     "pycocotools.cocoeval",

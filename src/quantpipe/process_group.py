@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Team(Protocol):
+class ProcessGroup(Protocol):
     """Ranks 0 to ``size`` - 1; each calls the same methods in the same order."""
 
     @property
@@ -26,46 +26,46 @@ class Team(Protocol):
         """How many there are."""
         ...
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, on every rank; gradients flow back to all of them."""
-        ...
-
-    def max(self, values: Tensor) -> Tensor:
-        """The largest of all ranks, element by element, on every rank; without gradients."""
-        ...
-
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What rank 0 gave, on every rank."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every rank gave, in their order, on every rank."""
         ...
 
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, on every rank; gradients flow back to all of them."""
+        ...
 
-Follow = Callable[[Team, Any], object]
+    def all_reduce_max(self, values: Tensor) -> Tensor:
+        """The largest of all ranks, element by element, on every rank; without gradients."""
+        ...
+
+
+Follow = Callable[[ProcessGroup, Any], object]
 """What the other ranks do beside rank 0; pickled by name, like its argument."""
 
 
-class Alone:
-    """The team of one process: nothing to exchange."""
+class SingleProcess:
+    """The group of one process: nothing to exchange."""
 
     rank = 0
     local_rank = 0
     size = 1
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Returns ``values``."""
-        return values
-
-    def max(self, values: Tensor) -> Tensor:
-        """Returns ``values``."""
-        return values.detach()
-
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Returns ``value``."""
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Returns ``value`` alone."""
         return [value]
+
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Returns ``values``."""
+        return values
+
+    def all_reduce_max(self, values: Tensor) -> Tensor:
+        """Returns ``values``."""
+        return values.detach()

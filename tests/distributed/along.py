@@ -14,7 +14,7 @@ import torch
 from tests.training.conftest import TinyDetector, rectangles
 
 from quantpipe.errors import DataError
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
@@ -47,16 +47,19 @@ class Lessons:
 class Shared:
     """Every rank's rows of the same batches."""
 
-    def __init__(self, team: Team, fate: str):
-        self.team, self.fate = team, fate
+    def __init__(self, processes: ProcessGroup, fate: str):
+        self.processes, self.fate = processes, fate
 
     def __call__(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Any]:
         for index in range(start_batch, NUM_BATCHES):
-            if epoch == 1 and self.team.rank == 1:
+            if epoch == 1 and self.processes.rank == 1:
                 meet(self.fate)
             batch = rectangles(1000 * epoch + index, num_images=NUM_IMAGES)
             yield batch._replace(
-                **{k: v[self.team.rank :: self.team.size] for k, v in batch._asdict().items()}
+                **{
+                    k: v[self.processes.rank :: self.processes.size]
+                    for k, v in batch._asdict().items()
+                }
             )
 
 
@@ -73,20 +76,20 @@ def score(network: torch.nn.Module) -> float:
     return float(sum(t.double().abs().sum() for t in network.state_dict().values()))
 
 
-def follow(team: Team, job: Job) -> None:
-    lead(team, job)
+def follow(processes: ProcessGroup, job: Job) -> None:
+    lead(processes, job)
 
 
-def lead(team: Team, job: Job, progress: Any = None) -> TrainResult:
+def lead(processes: ProcessGroup, job: Job, progress: Any = None) -> TrainResult:
     recipe = replace(job.recipe, epochs=3)
-    return _trained(TinyDetector(), team, recipe, job.folder, progress, fate=job.fate)
+    return _trained(TinyDetector(), processes, recipe, job.folder, progress, fate=job.fate)
 
 
-def learn_along(team: Team, job: Lessons) -> None:
-    learn(team, job)
+def learn_along(processes: ProcessGroup, job: Lessons) -> None:
+    learn(processes, job)
 
 
-def learn(team: Team, job: Lessons, progress: Any = None) -> TrainResult:
+def learn(processes: ProcessGroup, job: Lessons, progress: Any = None) -> TrainResult:
     recipe = replace(job.recipe, epochs=4, lr=1e-3, warmup_epochs=0.0)
     lessons = distillation_loss(
         job.teacher,
@@ -97,12 +100,12 @@ def learn(team: Team, job: Lessons, progress: Any = None) -> TrainResult:
         feature_temperature=1.0,
         mixed_precision_teacher=False,
     )
-    return _trained(job.student, team, recipe, job.folder, progress, extra_loss=lessons)
+    return _trained(job.student, processes, recipe, job.folder, progress, extra_loss=lessons)
 
 
 def _trained(
     detector: torch.nn.Module,
-    team: Team,
+    processes: ProcessGroup,
     recipe: Recipe,
     folder: Path,
     progress: Any,
@@ -112,7 +115,7 @@ def _trained(
 ) -> TrainResult:
     return train(
         detector,
-        Shared(team, fate),
+        Shared(processes, fate),
         replace(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
         num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
@@ -126,14 +129,14 @@ def _trained(
         progress_folder=folder,
         progress=progress or Silent(),
         description="train",
-        team=team,
+        processes=processes,
     )
 
 
-def add_to_copy(team: Team, tensor: torch.Tensor) -> None:
+def add_to_copy(processes: ProcessGroup, tensor: torch.Tensor) -> None:
     tensor.data.add_(1)
-    team.sum(torch.zeros(1))
+    processes.all_reduce_sum(torch.zeros(1))
 
 
-def sleep_long(team: Team, job: Any) -> None:
+def sleep_long(processes: ProcessGroup, job: Any) -> None:
     time.sleep(600)

@@ -9,7 +9,7 @@ import torch
 from tests.quantization.conftest import SmallNetwork
 from torch import Tensor
 
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import Statistics, collect
 from quantpipe.quantization.operations import find_operations
@@ -26,21 +26,21 @@ class Job:
     by_image: bool
 
 
-def count(team: Team, job: Job) -> Statistics:
-    own = range(team.rank, NUM_IMAGES, team.size)
+def count(processes: ProcessGroup, job: Job) -> Statistics:
+    own = range(processes.rank, NUM_IMAGES, processes.size)
     return collect(
         job.network,
         find_operations(job.network, torch.zeros(1, 3, 32, 32)),
-        _rows(team, job.images),
+        _rows(processes, job.images),
         by_image=job.by_image,
         image_names=[f"{number}.jpg" for number in range(NUM_IMAGES)],
-        ranks=team if team.size > 1 else None,
+        processes=processes if processes.size > 1 else None,
         image_numbers=own,
         progress=Silent(),
     )
 
 
-def _rows(team: Team, images: Tensor) -> Iterator[Tensor]:
+def _rows(processes: ProcessGroup, images: Tensor) -> Iterator[Tensor]:
     """The last batch holds one image: the second rank has none of it."""
     for start in range(0, NUM_IMAGES, BATCH_SIZE):
-        yield images[start : start + BATCH_SIZE][team.rank :: team.size]
+        yield images[start : start + BATCH_SIZE][processes.rank :: processes.size]

@@ -15,7 +15,7 @@ from quantpipe.distributed.launch import launched
 from quantpipe.distributed.ranks import run_together
 from quantpipe.distributed.world import join_world
 from quantpipe.errors import QuantpipeError
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.training.loop import TrainResult
 from quantpipe.training.recipe import Recipe
 
@@ -44,8 +44,8 @@ def main(folder: Path, fate: str) -> int:
     return 0
 
 
-def _lead(job: Job, team: Team) -> TrainResult:
-    return lead(team, job)
+def _lead(job: Job, processes: ProcessGroup) -> TrainResult:
+    return lead(processes, job)
 
 
 if __name__ == "__main__":

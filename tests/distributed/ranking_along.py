@@ -9,7 +9,7 @@ import torch
 from tests.quantization.conftest import predict
 from torch import Tensor, nn
 
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Silent
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.sensitivity.gradient import by_gradient
@@ -22,7 +22,7 @@ NOISE = OUTPUT_ERRORS["noise"]
 
 @dataclass(frozen=True)
 class Job:
-    """A method, and a subject whose team is filled in."""
+    """A method, and a subject whose processes are filled in."""
 
     method: SensitivityMethod
     given: dict[str, Any]
@@ -49,13 +49,13 @@ class StopsAfter(Silent):
         return self.left <= 0
 
 
-def lead(team: Team, job: Job, progress: Silent | None = None) -> SensitivityTable:
-    task: RankingTask[Tensor] = RankingTask(**job.given, team=team, progress=progress or Silent())
+def lead(processes: ProcessGroup, job: Job, progress: Silent | None = None) -> SensitivityTable:
+    task: RankingTask[Tensor] = RankingTask(**job.given, processes=processes, progress=progress or Silent())
     return rank_operations(job.method, METHODS[job.method], task)
 
 
-def follow(team: Team, job: Job) -> None:
-    lead(team, job)
+def follow(processes: ProcessGroup, job: Job) -> None:
+    lead(processes, job)
 
 
 class Tiny(nn.Module):

@@ -12,7 +12,7 @@ from tests.quantization.conftest import SmallNetwork
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import NumericalError
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import Statistics, solve
 
@@ -35,12 +35,17 @@ def job() -> Job:
 
 def shared(job: Job) -> Statistics:
     return run_together(
-        lambda team: count(team, job), count, job, size=2, device="cpu", timeout_seconds=60
+        lambda processes: count(processes, job),
+        count,
+        job,
+        size=2,
+        device="cpu",
+        timeout_seconds=60,
     )
 
 
 def test_two_ranks_count_what_one_does(job: Job) -> None:
-    alone, two = count(Alone(), job), shared(job)
+    alone, two = count(SingleProcess(), job), shared(job)
     assert two.num_images == alone.num_images == NUM_IMAGES
     assert two.histograms["left"] is two.histograms["right"]
     for name, expected in alone.histograms.items():

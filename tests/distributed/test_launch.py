@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantpipe.distributed.launch import Rank, launched, require_size
+from quantpipe.distributed.launch import Rank, first_host, launched, require_size
 from quantpipe.errors import ConfigurationError, MachineError
 
 TORCHRUN = {
@@ -67,3 +67,19 @@ def test_the_setting_is_the_launchers_number(monkeypatch: pytest.MonkeyPatch) ->
     require_size(8)
     with pytest.raises(ConfigurationError, match=r"trainer.devices: is 1, but 8 .*devices=8"):
         require_size(1)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("node", "node"),
+        ("node-7,node-9", "node-7"),
+        ("gpu[08-11,14],cpu3", "gpu08"),
+        ("rack[2]-gpu[1,3-4]", "rack2-gpu1"),
+        ("a3,gpu[1-2]", "a3"),
+        ("127.0.0.[1-2]", "127.0.0.1"),
+    ],
+)
+def test_the_first_host_of_a_slurm_step_is_found(hosts: str, first: str) -> None:
+    """The forms of Slurm's own documentation (scontrol, "show hostnames")."""
+    assert first_host(hosts) == first

@@ -12,7 +12,7 @@ from tests.distributed.ranking_along import Job, StopsAfter, Tiny, follow, lead
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import Interrupted, NumericalError
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
@@ -70,7 +70,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 def together(job: Job, progress: Silent | None = None) -> SensitivityTable:
     return run_together(
-        lambda team: lead(team, job, progress),
+        lambda processes: lead(processes, job, progress),
         follow,
         job,
         size=2,
@@ -87,13 +87,13 @@ def test_two_ranks_find_what_one_finds(
     given: dict[str, Any], tmp_path: Path, method: SensitivityMethod, direction: Direction
 ) -> None:
     given["direction"] = direction
-    alone = lead(Alone(), Job(method, given | {"progress_folder": tmp_path / "alone"}))
+    alone = lead(SingleProcess(), Job(method, given | {"progress_folder": tmp_path / "alone"}))
     assert together(Job(method, given)) == alone
     assert alone.num_images == 9
 
 
 def test_two_ranks_go_on_where_they_were_stopped(given: dict[str, Any], tmp_path: Path) -> None:
-    alone = lead(Alone(), Job("loss", given | {"progress_folder": tmp_path / "alone"}))
+    alone = lead(SingleProcess(), Job("loss", given | {"progress_folder": tmp_path / "alone"}))
     with pytest.raises(Interrupted):
         together(Job("loss", given), StopsAfter(3))
     assert len(list((tmp_path / "progress").iterdir())) >= 3

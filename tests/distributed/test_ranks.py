@@ -16,7 +16,7 @@ from tests.training.quantized import RULES, calibrated, deployed_detector, stude
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import DataError, Interrupted, MachineError
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.training.loop import TrainResult
 from quantpipe.training.recipe import Recipe
@@ -28,7 +28,7 @@ RECIPE = Recipe(**_RECIPE)
 
 def together(job: Job, *, timeout: float = 60, progress: Any = None) -> TrainResult:
     return run_together(
-        lambda team: lead(team, job, progress),
+        lambda processes: lead(processes, job, progress),
         follow,
         job,
         size=2,
@@ -49,7 +49,7 @@ class Stopping(Silent):
 
 def test_two_ranks_train_as_one_does_on_the_same_batches(tmp_path: Path) -> None:
     """Batch statistics, the loss and its normalizer are those of the whole batch."""
-    alone = lead(Alone(), Job(RECIPE, tmp_path / "one"))
+    alone = lead(SingleProcess(), Job(RECIPE, tmp_path / "one"))
     two = together(Job(RECIPE, tmp_path / "two"))
     assert len(two.history) == 3
     for one, other in zip(alone.history, two.history, strict=True):
@@ -82,7 +82,7 @@ def test_two_ranks_train_the_ranges_as_one_does_and_resume(kind: str, tmp_path: 
     def both(folder: str, progress: Any = None) -> TrainResult:
         job = lessons(folder)
         return run_together(
-            lambda team: learn(team, job, progress),
+            lambda processes: learn(processes, job, progress),
             learn_along,
             job,
             size=2,
@@ -90,7 +90,7 @@ def test_two_ranks_train_the_ranges_as_one_does_and_resume(kind: str, tmp_path: 
             timeout_seconds=60,
         )
 
-    alone = learn(Alone(), lessons("one"))
+    alone = learn(SingleProcess(), lessons("one"))
     two = both("two")
     assert alone.weights.keys() == two.weights.keys()
     for name, tensor in alone.weights.items():
@@ -105,7 +105,7 @@ def test_two_ranks_train_the_ranges_as_one_does_and_resume(kind: str, tmp_path: 
 def test_other_ranks_work_on_copies(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.zeros(4))
     run_together(
-        lambda team: team.sum(torch.zeros(1)),
+        lambda processes: processes.all_reduce_sum(torch.zeros(1)),
         add_to_copy,
         weight,
         size=2,
@@ -140,7 +140,7 @@ def test_a_rank_that_is_lost_ends_the_others_and_is_named(
     assert time.monotonic() - start < 30
     # What was saved before is good to go on from.
     resumed = together(Job(RECIPE, tmp_path))
-    alone = lead(Alone(), Job(RECIPE, tmp_path / "one"))
+    alone = lead(SingleProcess(), Job(RECIPE, tmp_path / "one"))
     for name, tensor in alone.weights.items():
         torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-3, atol=1e-5)
 
@@ -152,7 +152,7 @@ def test_what_a_rank_raises_is_raised_here(tmp_path: Path) -> None:
 
 
 def test_what_rank_0_raises_ends_the_others(tmp_path: Path) -> None:
-    def fail(team: Any) -> None:
+    def fail(processes: Any) -> None:
         raise DataError("rank 0 has seen enough")
 
     start = time.monotonic()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
@@ -139,7 +139,7 @@ def task(
         batches=batches,
         num_batches=len(batches),
         batch_size=len(batches[0]),
-        team=Alone(),
+        processes=SingleProcess(),
         seed=0,
         progress=Silent(),
         progress_folder=tmp_path / "progress",

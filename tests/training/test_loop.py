@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.errors import ArtifactError, Interrupted, NumericalError
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
@@ -70,7 +70,7 @@ def run(
         "progress_folder": folder,
         "progress": Silent(),
         "description": "train",
-        "team": Alone(),
+        "processes": SingleProcess(),
     }
     return train(detector, source, recipe, **(arguments | changes))
 

@@ -11,7 +11,7 @@ from tests.training.quantized import RULES, calibrated, deployed_detector, stude
 
 from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import ArtifactError, Interrupted
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import without_ranges
@@ -64,7 +64,7 @@ def run(
         validate_every=1,
         patience=None,
         log=NoLog(),
-        team=Alone(),
+        processes=SingleProcess(),
         save_every=100,
         progress_folder=folder,
         progress=progress,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.quantization.scale_cache import TensorScale
 from quantpipe.quantization.simulation.ranges import AveragedRange, LearnedRange
 from quantpipe.training.range_updates import RangeUpdates
@@ -16,12 +16,12 @@ def activation(amax: float) -> TensorScale:
     )
 
 
-class Other(Alone):
-    """A team whose other rank saw 5 and 0.5."""
+class Other(SingleProcess):
+    """A group whose other rank saw 5 and 0.5."""
 
     size = 2
 
-    def max(self, values: Tensor) -> Tensor:
+    def all_reduce_max(self, values: Tensor) -> Tensor:
         return torch.maximum(values, torch.tensor([5.0, 0.5]))
 
 
@@ -30,20 +30,20 @@ def test_averages_follow_the_largest_value_of_all_ranks_until_they_are_frozen() 
     updates = RangeUpdates(nn.ModuleList(ranges))
     for averaged in ranges:
         averaged(torch.tensor([-2.0, 1.0]))
-    updates.after_step(done=0.5, team=Other())
+    updates.after_step(done=0.5, processes=Other())
     assert [averaged.average.item() for averaged in ranges] == [3.0, 1.5]
     for averaged in ranges:
         averaged(torch.tensor([-2.0, 1.0]))
-    updates.after_step(done=0.6, team=Other())
+    updates.after_step(done=0.6, processes=Other())
     assert [averaged.average.item() for averaged in ranges] == [3.0, 1.5]
 
 
 def test_learned_ranges_stay_positive() -> None:
     learned = LearnedRange(activation(1.0), 1.0)
     learned.step.data.fill_(-1.0)
-    RangeUpdates(nn.Sequential(learned)).after_step(done=0.1, team=Alone())
+    RangeUpdates(nn.Sequential(learned)).after_step(done=0.1, processes=SingleProcess())
     assert learned.amax(None).item() == pytest.approx(1 / 128)
 
 
 def test_a_float_network_has_nothing_to_update() -> None:
-    RangeUpdates(nn.Conv2d(1, 1, 1)).after_step(done=0.1, team=Alone())
+    RangeUpdates(nn.Conv2d(1, 1, 1)).after_step(done=0.1, processes=SingleProcess())

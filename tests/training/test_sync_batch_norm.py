@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from quantpipe.process_group import Alone
+from quantpipe.process_group import SingleProcess
 from quantpipe.training.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 
 
@@ -19,7 +19,7 @@ def fixed(seed: int = 0) -> nn.BatchNorm2d:
 
 def test_alone_it_is_torchs_batch_norm() -> None:
     """Output, gradients and running statistics."""
-    ours, theirs = SyncBatchNorm(fixed(), Alone()), fixed()
+    ours, theirs = SyncBatchNorm(fixed(), SingleProcess()), fixed()
     values = torch.randn(4, 5, 6, 7) * 3 + 2
     first, second = (values.clone().requires_grad_() for _ in range(2))
     weights = torch.randn(4, 5, 6, 7)
@@ -37,14 +37,14 @@ def test_alone_it_is_torchs_batch_norm() -> None:
 def test_it_is_torchs_in_evaluation_mode() -> None:
     norm = fixed()
     values = torch.randn(2, 5, 3, 3)
-    assert torch.equal(SyncBatchNorm(norm, Alone()).eval()(values), norm.eval()(values))
+    assert torch.equal(SyncBatchNorm(norm, SingleProcess()).eval()(values), norm.eval()(values))
 
 
 def test_a_network_keeps_its_names_and_its_tensors() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Sequential(fixed()))
     before: dict[str, Tensor] = dict(network.state_dict(keep_vars=True))
     names = copy.copy(list(before))
-    synchronize_batch_norm(network, Alone())
+    synchronize_batch_norm(network, SingleProcess())
     after = network.state_dict(keep_vars=True)
     assert list(after) == names
     assert all(after[name] is tensor for name, tensor in before.items())

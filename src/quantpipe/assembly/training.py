@@ -16,7 +16,7 @@ from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Augmentation, Batch, num_training_batches, training_batches
 from quantpipe.distributed.ranks import run_together
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.settings.recipe import augmentation, log_folder, recipe, workers
 from quantpipe.settings.trainer import TrainerSettings, with_precision
@@ -147,7 +147,7 @@ def _fit(
     validate = None if held_out is None else validator(held_out, job.image_size, context)
     with training_log(tensorboard, held_out, job.image_size, context) as log:
         return run_together(
-            lambda team: _train(job, team, validate, log, context.progress),
+            lambda processes: _train(job, processes, validate, log, context.progress),
             _train_along,
             _Following(job=job, validates=validate is not None),
             size=trainer.devices,
@@ -164,18 +164,18 @@ class _Following:
     validates: bool
 
 
-def _train_along(team: Team, following: _Following) -> None:
+def _train_along(processes: ProcessGroup, following: _Following) -> None:
     """What the other ranks do: rank 0 validates, saves and shows for them."""
 
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    _train(following.job, team, validate if following.validates else None, NoLog(), Silent())
+    _train(following.job, processes, validate if following.validates else None, NoLog(), Silent())
 
 
 def _train(
     job: TrainingJob,
-    team: Team,
+    processes: ProcessGroup,
     validate: Callable[[nn.Module], float] | None,
     log: TrainingLog,
     progress: Progress,
@@ -188,10 +188,12 @@ def _train(
         augmentation=job.augmentation,
         num_workers=job.num_workers,
         cache_mib=job.cache_mib,
-        rank=team.rank,
-        num_ranks=team.size,
+        rank=processes.rank,
+        num_ranks=processes.size,
     )
-    device = torch.device("cuda", team.local_rank) if job.device == "cuda" else torch.device("cpu")
+    device = (
+        torch.device("cuda", processes.local_rank) if job.device == "cuda" else torch.device("cpu")
+    )
     lessons = job.distillation
     return train(
         job.detector,
@@ -213,7 +215,7 @@ def _train(
         progress_folder=job.progress_folder,
         progress=progress,
         description=job.description,
-        team=team,
+        processes=processes,
     )
 
 

@@ -1,1 +1,1 @@
-"""Several processes that do one piece of work together, under Lightning Fabric."""
+"""Several processes that do one piece of work together."""

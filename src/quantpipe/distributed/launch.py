@@ -6,6 +6,7 @@ Reads the environment only: every command asks, and most are alone.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,6 +61,13 @@ def launched(environment: Mapping[str, str] = os.environ) -> Rank | None:
             f"the launcher does not say which rank this is ({error})",
             hint="start with torchrun, or with srun under Slurm",
         ) from error
+
+
+def first_host(hosts: str) -> str:
+    """Returns the first of Slurm's compressed list of hosts, ``gpu[08-11,14],cpu3``: ``gpu08``."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", hosts)  # a comma in brackets ends no name
+    assert first is not None
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def require_size(size: int) -> None:

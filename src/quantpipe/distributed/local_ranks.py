@@ -1,4 +1,4 @@
-"""Starts the ranks of a team on this machine, watches them, and names the one that dies."""
+"""Starts the ranks of a process group here, watches them, and names the one that dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from quantpipe.distributed.launch import Rank
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
-from quantpipe.process_group import Follow, Team
+from quantpipe.process_group import Follow, ProcessGroup
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _GRACE_SECONDS = 5.0
 
 
 def run_on_this_machine(
-    lead: Callable[[Team], T],
+    lead: Callable[[ProcessGroup], T],
     follow: Follow,
     job: Any,
     *,
@@ -43,14 +43,14 @@ def run_on_this_machine(
 
     Arguments and errors are those of :func:`~quantpipe.distributed.ranks.run_together`.
     """
-    from quantpipe.distributed.fabric_team import joined
+    from quantpipe.distributed.torch_group import joined
 
     store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
     place = _Place(size=size, port=store.port, device=device, timeout_seconds=timeout_seconds)
     with _others(follow, job, place) as ranks, _share_of_threads(size):
         try:
-            with joined(place.rank(0), store, **place.limits) as team:
-                result = lead(team)
+            with joined(place.rank(0), store, **place.limits) as processes:
+                result = lead(processes)
         except QuantpipeError:
             raise
         except Exception as error:
@@ -138,16 +138,16 @@ def _run_rank(number: int, place: _Place, follow: Follow, job: Any, errors: Conn
     # Should the leader be killed, nobody would end this process.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides when to stop
-    from quantpipe.distributed.fabric_team import joined
+    from quantpipe.distributed.torch_group import joined
 
     # Tensors arrive in memory shared with the leader, who goes on only after all have joined.
     job = copy.deepcopy(job)
     try:
         with (
             _share_of_threads(place.size),
-            joined(place.rank(number), _store(place.port), **place.limits) as team,
+            joined(place.rank(number), _store(place.port), **place.limits) as processes,
         ):
-            follow(team, job)
+            follow(processes, job)
     except Interrupted:
         return
     except QuantpipeError as error:

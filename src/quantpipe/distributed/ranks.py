@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from quantpipe.process_group import Alone, Follow, Team
+from quantpipe.process_group import Follow, ProcessGroup, SingleProcess
 
 T = TypeVar("T")
 
 
 def run_together(
-    lead: Callable[[Team], T],
+    lead: Callable[[ProcessGroup], T],
     follow: Follow,
     job: Any,
     *,
@@ -19,7 +19,7 @@ def run_together(
     device: str,
     timeout_seconds: float,
 ) -> T:
-    """Runs ``lead(team)`` as rank 0, in this process, beside ``follow(team, job)`` on the others.
+    """Runs ``lead(processes)`` as rank 0, here, beside ``follow(processes, job)`` on the others.
 
     Args:
         lead: What rank 0 does; its result is returned.
@@ -34,7 +34,7 @@ def run_together(
         QuantpipeError: What a rank raised.
     """
     if size == 1:
-        return lead(Alone())
+        return lead(SingleProcess())
     from quantpipe.distributed.local_ranks import run_on_this_machine
     from quantpipe.distributed.world import World
 

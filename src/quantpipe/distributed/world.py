@@ -24,9 +24,9 @@ from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from quantpipe.distributed.launch import Rank
+from quantpipe.distributed.launch import Rank, first_host
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 
 T = TypeVar("T")
 
@@ -73,8 +73,8 @@ class World:
 
     def run(
         self,
-        lead: Callable[[Team], T],
-        follow: Callable[[Team, Any], object],
+        lead: Callable[[ProcessGroup], T],
+        follow: Callable[[ProcessGroup, Any], object],
         job: Any,
         *,
         size: int,
@@ -87,9 +87,9 @@ class World:
         self._announce(terms)
         self._await_others(timeout_seconds)
         try:
-            with self._joined(terms) as team:
-                team.share((follow, job))
-                return lead(team)
+            with self._joined(terms) as processes:
+                processes.broadcast((follow, job))
+                return lead(processes)
         except QuantpipeError:
             raise
         except Exception as error:
@@ -116,9 +116,9 @@ class World:
 
     def _follow(self, terms: _Terms) -> None:
         try:
-            with self._joined(terms) as team:
-                follow, job = team.share(None)
-                follow(team, job)
+            with self._joined(terms) as processes:
+                follow, job = processes.broadcast(None)
+                follow(processes, job)
         except QuantpipeError:
             raise
         except Exception as error:
@@ -128,14 +128,14 @@ class World:
             ) from error
 
     @contextmanager
-    def _joined(self, terms: _Terms) -> Iterator[Team]:
-        from quantpipe.distributed.fabric_team import joined
+    def _joined(self, terms: _Terms) -> Iterator[ProcessGroup]:
+        from quantpipe.distributed.torch_group import joined
 
         meeting = PrefixStore(f"work/{self._num_jobs}", self._store)
         with joined(
             self.rank, meeting, device=terms.device, timeout_seconds=terms.timeout_seconds
-        ) as team:
-            yield team
+        ) as processes:
+            yield processes
 
     def _announce(self, terms: _Terms | None) -> None:
         self._num_jobs += 1
@@ -249,9 +249,7 @@ def join_world(rank: Rank) -> World:
 
 def _slurm_address() -> dict[str, str]:
     """Where the ranks of a Slurm step meet: its first host, a port that the job's number gives."""
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-
-    host = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+    host = first_host(os.environ["SLURM_STEP_NODELIST"])
     port = 15_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000
     # What the user set comes first: a host may have a faster network under another name.
     given = {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.errors import Interrupted, NumericalError
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
 from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
@@ -103,7 +103,7 @@ def train(
     progress_folder: Path,
     progress: Progress,
     description: str,
-    team: Team,
+    processes: ProcessGroup,
 ) -> TrainResult:
     """Trains ``detector`` in place, from the newest state in ``progress_folder`` if there is one.
 
@@ -123,8 +123,8 @@ def train(
         progress_folder: Owned by this training until its caller removes it.
         progress: Shows the loss and the score; asked to stop, the loop saves first.
         description: What to call the bar.
-        team: The ranks that train together, each with its own part of every batch. Rank 0 alone
-            validates, saves and decides to stop; all end with the same weights.
+        processes: The ranks that train together, each with its own part of every batch. Rank 0
+            alone validates, saves and decides to stop; all end with the same weights.
 
     Raises:
         Interrupted: ``progress.should_stop()``; the state is saved.
@@ -134,14 +134,14 @@ def train(
     assert num_batches > 0
     memory = memory_order(detector, channels_last=recipe.channels_last, device=device)
     detector.to(device, memory_format=memory).train()  # type: ignore[call-overload]
-    if team.size > 1:
-        synchronize_batch_norm(detector, team)
-    session = Session(detector, recipe, progress_folder, saves=team.rank == 0)
+    if processes.size > 1:
+        synchronize_batch_norm(detector, processes)
+    session = Session(detector, recipe, progress_folder, saves=processes.rank == 0)
     # Rank 0 cleans the folder first; it writes there only after a step that all have done.
-    if team.rank == 0:
+    if processes.rank == 0:
         session.restore(progress)
-    team.share(None)
-    if team.rank > 0:
+    processes.broadcast(None)
+    if processes.rank > 0:
         session.restore(progress)
     steps_per_epoch = math.ceil(num_batches / recipe.accumulate)
     stepper = Stepper(
@@ -154,7 +154,7 @@ def train(
         ranges=RangeUpdates(detector),
         device=device,
         memory=memory,
-        team=team,
+        processes=processes,
     )
     epochs = _Epochs(
         stepper=stepper,
@@ -242,10 +242,12 @@ class _Epochs:
 
     def _score(self, validate: Callable[[nn.Module], float], epoch: int) -> float:
         session = self.stepper.session
-        team = self.stepper.team
+        processes = self.stepper.processes
         session.evaluated.eval()
         with torch.no_grad():
-            score = float(team.share(self._validated(validate) if team.rank == 0 else None))
+            score = float(
+                processes.broadcast(self._validated(validate) if processes.rank == 0 else None)
+            )
             self.log.validated(session.counters.step, score, session.evaluated)
         session.network.train()
         session.consider(score, epoch)
@@ -285,7 +287,7 @@ def _run(
         now = time.monotonic()
         epochs.add(values, now - started)
         started = now
-        stop = bool(epochs.stepper.team.share(progress.should_stop()))
+        stop = bool(epochs.stepper.processes.broadcast(progress.should_stop()))
         if not stop:
             epochs.close_if_over()
         if stop or epochs.is_over or counters.step % save_every == 0:

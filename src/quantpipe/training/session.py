@@ -25,7 +25,7 @@ class Session:
         network: Trained in place, on the device it is on.
         recipe: Momentum, weight decay and averaging are read here.
         folder: Where states are saved and looked for.
-        saves: Whether this process writes them; others of its team only check.
+        saves: Whether this process writes them; other ranks only check.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, folder: Path, *, saves: bool = True):

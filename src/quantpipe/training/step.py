@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.detector.families.yolov6.network import RawPrediction
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.range_updates import RangeUpdates
 from quantpipe.training.recipe import Recipe
@@ -41,7 +41,7 @@ class Stepper:
     ranges: RangeUpdates
     device: torch.device
     memory: torch.memory_format
-    team: Team
+    processes: ProcessGroup
 
     def step(self, group: Sequence[Batch], epoch: int) -> dict[str, float]:
         """Does one step on the mean gradient of ``group``; returns the mean loss and its parts.
@@ -50,7 +50,9 @@ class Stepper:
             NumericalError: The loss is NaN or infinite; the weights are as they were.
         """
         parts = torch.stack([self._accumulate(batch, epoch, len(group)) for batch in group])
-        values = dict(zip(LOSS_PARTS, self.team.sum(parts.mean(0)).tolist(), strict=True))
+        values = dict(
+            zip(LOSS_PARTS, self.processes.all_reduce_sum(parts.mean(0)).tolist(), strict=True)
+        )
         if not math.isfinite(values["loss"]):
             raise self.session.diverged(f"the loss is {values['loss']} in epoch {epoch + 1}")
         self._update()
@@ -65,9 +67,11 @@ class Stepper:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             prediction = predict(images)
             extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
-        total, classification, box = self.loss(prediction, boxes, labels, over_team=self.team.sum)
+        total, classification, box = self.loss(
+            prediction, boxes, labels, over_processes=self.processes.all_reduce_sum
+        )
         # A mean over this rank's images is a part of the mean over all.
-        extra = torch.zeros_like(total) if extra is None else extra / self.team.size
+        extra = torch.zeros_like(total) if extra is None else extra / self.processes.size
         total = total + extra
         (total / num_batches).backward()  # type: ignore[no-untyped-call]
         return torch.stack([total, classification, box, extra]).detach()
@@ -80,14 +84,14 @@ class Stepper:
         """Adds up the gradients of all ranks in one message; a parameter without one adds zero."""
         trained = [p for p in self.session.network.parameters() if p.requires_grad]
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        sums = self.team.sum(torch.cat([gradient.flatten() for gradient in found]))
+        sums = self.processes.all_reduce_sum(torch.cat([gradient.flatten() for gradient in found]))
         lengths = [parameter.numel() for parameter in trained]
         for parameter, gradient in zip(trained, torch.split(sums, lengths), strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
 
     def _update(self) -> None:
         session = self.session
-        if self.team.size > 1:
+        if self.processes.size > 1:
             self._sum_gradients()
         mask_gradients(self.masks)
         if self.recipe.gradient_clip > 0:
@@ -97,6 +101,6 @@ class Stepper:
         session.optimizer.zero_grad()
         session.counters.step += 1
         done = session.counters.step / self.rates.total_steps
-        self.ranges.after_step(done=done, team=self.team)
+        self.ranges.after_step(done=done, processes=self.processes)
         if session.average is not None:
             session.average.update(session.counters.step)

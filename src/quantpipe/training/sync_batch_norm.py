@@ -1,4 +1,4 @@
-"""BatchNorm whose batch is spread over the ranks of a team, on processors and GPUs alike.
+"""BatchNorm whose batch is spread over the ranks of a process group, on processors and GPUs alike.
 
 The statistics are those of the whole batch, so that training on several ranks is training on one
 with the same global batch (Peng et al., "MegDet", arXiv 1711.07240, section 3.2).
@@ -12,19 +12,19 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 
 
 @final
 class SyncBatchNorm(nn.BatchNorm2d):
-    """A BatchNorm2d with the parameters and buffers of another, and the sums of a team."""
+    """A BatchNorm2d with the parameters and buffers of another, and the sums of a process group."""
 
-    def __init__(self, norm: nn.BatchNorm2d, team: Team):
+    def __init__(self, norm: nn.BatchNorm2d, processes: ProcessGroup):
         super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
-        self._team = team
+        self._processes = processes
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Normalizes (B, C, H, W) by the statistics of all ranks' images together."""
@@ -33,7 +33,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         values = input.float()
         count = values.new_full((1,), values.numel() / self.num_features)
         sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        sums = self._team.sum(sums)
+        sums = self._processes.all_reduce_sum(sums)
         total = sums[-1]
         mean, square = (sums[:-1] / total).chunk(2)
         variance = (square - mean.square()).clamp_min(0)
@@ -53,9 +53,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
-def synchronize_batch_norm(network: nn.Module, team: Team) -> None:
+def synchronize_batch_norm(network: nn.Module, processes: ProcessGroup) -> None:
     """Replaces every BatchNorm2d in place; names, parameters and buffers stay the same."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, SyncBatchNorm(child, team).train(child.training))
+                setattr(parent, name, SyncBatchNorm(child, processes).train(child.training))

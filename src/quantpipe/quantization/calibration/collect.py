@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantpipe.errors import ConfigurationError, DataError, Interrupted, NumericalError, nearest
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
 from quantpipe.quantization.calibration.histogram import Histogram, extremes, joined
 from quantpipe.quantization.calibration.solvers import (
@@ -52,18 +53,6 @@ class Statistics:
         )
 
 
-class Ranks(Protocol):
-    """Processes that call the same methods in the same order."""
-
-    def max(self, values: Tensor) -> Tensor:
-        """The largest of all, element by element, in every process."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """What every process gave, in their order, in every process."""
-        ...
-
-
 def collect(
     network: nn.Module,
     operations: Sequence[Operation],
@@ -71,7 +60,7 @@ def collect(
     *,
     by_image: bool = False,
     image_names: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    processes: ProcessGroup | None = None,
     image_numbers: Sequence[int] = (),
     progress: Progress,
     total: int | None = None,
@@ -84,9 +73,9 @@ def collect(
         batches: (B, 3, H, W) float images, RGB 0..1, not augmented.
         by_image: Whether to keep what each image adds, for :meth:`Statistics.resampled`.
         image_names: Of the images in their order, for errors; a number stands for a name not given.
-        ranks: Processes that share every batch: each is given its rows, as many batches as the
+        processes: Those that share every batch: each is given its rows, as many batches as the
             others, and returns what all have seen together.
-        image_numbers: With ``ranks``, where this process's images are among all of them.
+        image_numbers: With ``processes``, where this process's images are among all of them.
         progress: Shows the batches.
         total: The number of batches, where known.
 
@@ -102,32 +91,32 @@ def collect(
 
     def observe(name: str, values: Tensor, first_image: int) -> None:
         if name in histograms and first_readers[id(histograms[name])] == name:
-            amax = None if ranks is None else _largest(values, ranks)
+            amax = None if processes is None else _largest(values, processes)
             histograms[name].add(values, first_image=first_image, amax=amax)
 
     own_names = image_names
-    if ranks is not None and image_names:
+    if processes is not None and image_names:
         own_names = [image_names[number] for number in image_numbers]
     num_images = run_calibration(
         network, batches, observe, image_names=own_names, progress=progress, total=total
     )
     seen = Statistics(histograms=histograms, num_images=num_images)
-    return seen if ranks is None else _of_all(seen, ranks, image_numbers)
+    return seen if processes is None else _of_all(seen, processes, image_numbers)
 
 
-def _largest(values: Tensor, ranks: Ranks) -> float:
+def _largest(values: Tensor, processes: ProcessGroup) -> float:
     """The largest magnitude of the whole batch: the bins are those of one process."""
     low, high = extremes(values)
     own = torch.tensor([max(high, -low)], dtype=torch.float64, device=values.device)
-    return float(ranks.max(own))
+    return float(processes.all_reduce_max(own))
 
 
-def _of_all(seen: Statistics, ranks: Ranks, image_numbers: Sequence[int]) -> Statistics:
+def _of_all(seen: Statistics, processes: ProcessGroup, image_numbers: Sequence[int]) -> Statistics:
     names: dict[int, str] = {}
     for name, histogram in seen.histograms.items():
         names.setdefault(id(histogram), name)
     own = {names[id(h)]: h for h in seen.histograms.values()}
-    parts = ranks.gather((own, tuple(image_numbers)))
+    parts = processes.all_gather((own, tuple(image_numbers)))
     numbers = [part[1] for part in parts]
     whole = {name: joined([part[0][name] for part in parts], numbers) for name in own}
     return Statistics(

@@ -53,14 +53,14 @@ def by_gradient(
 
     def measure(task: RankingTask[B]) -> Measured:
         start = time.perf_counter()
-        team, names = task.team, task.names
+        processes, names = task.processes, task.names
         network = quantize(task.network, task.scales).requires_grad_(False)
         switched = names if task.direction == "all_but" else ()
         degradation: dict[int, dict[str, list[float]]] = {}
         for number, batch in enumerate(
             task.progress.track(task.batches, "sensitivity", total=task.num_batches)
         ):
-            if number % team.size != team.rank:
+            if number % processes.size != processes.rank:
                 continue
             with only_quantized(network, switched), torch.enable_grad():
                 products = _Products(network, names)
@@ -73,7 +73,7 @@ def by_gradient(
             degradation[number] = products.means()
             if task.progress.should_stop():
                 raise Interrupted(signal.SIGTERM)
-        parts = team.gather((degradation, time.perf_counter() - start))
+        parts = processes.all_gather((degradation, time.perf_counter() - start))
         by_batch = sorted((item for part, _ in parts for item in part.items()), key=itemgetter(0))
         values = {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}
         return Measured(

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from torch import nn
 
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.scale_cache import ScaleCache
@@ -32,24 +33,6 @@ from quantpipe.quantization.sensitivity.table import (
 B = TypeVar("B")
 
 
-class Sharers(Protocol):
-    """The processes that share a ranking; each calls the same in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """Which of them this is."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """What every process gave, in their order, in every process."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class RankingTask(Generic[B]):
     """The operations to rank, and the images to rank them on.
@@ -63,7 +46,7 @@ class RankingTask(Generic[B]):
         batches: Of the images; read once.
         num_batches: How many there are.
         batch_size: The images of each of them but the last.
-        team: Who shares the work; every process has all batches.
+        processes: Who shares the work; every process has all batches.
         seed: Of projections, resamples and halvings.
         progress: Shows the work.
         progress_folder: Keeps what is measured, so that a run that was stopped goes on from there.
@@ -76,7 +59,7 @@ class RankingTask(Generic[B]):
     batches: Iterable[B]
     num_batches: int
     batch_size: int
-    team: Sharers
+    processes: ProcessGroup
     seed: int
     progress: Progress
     progress_folder: Path

@@ -66,8 +66,8 @@ def sweep(task: RankingTask[B], probe: Probe[B, S]) -> Sweep:
     """
     records = SavedRecords(folder=task.progress_folder, identity=_identity(task, probe))
     replay = Replay(task.network, task.scales, quantized=task.direction == "all_but")
-    team = task.team
-    own = (REFERENCE, *task.names[team.rank :: team.size])
+    processes = task.processes
+    own = (REFERENCE, *task.names[processes.rank :: processes.size])
     kept: dict[str, list[Record]] = {name: [] for name in own}
     with torch.no_grad():
         for name, record in task.progress.track(
@@ -76,7 +76,7 @@ def sweep(task: RankingTask[B], probe: Probe[B, S]) -> Sweep:
             total=task.num_batches * len(own),
         ):
             kept[name].append(record)
-    return _together(team.gather(kept), task)
+    return _together(processes.all_gather(kept), task)
 
 
 def _together(parts: list[dict[str, list[Record]]], task: RankingTask[B]) -> Sweep:

@@ -18,7 +18,7 @@ from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.yolov6.network import Detector, RawPrediction
 from quantpipe.distributed.ranks import run_together
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.calibration import collect as calibration
 from quantpipe.quantization.calibration.candidates import (
@@ -120,7 +120,7 @@ def collect_statistics(
 
     def count() -> Statistics:
         return run_together(
-            lambda team: _count(team, job, context.progress),
+            lambda processes: _count(processes, job, context.progress),
             _count_along,
             job,
             size=num_ranks,
@@ -145,21 +145,21 @@ class _CountingJob:
     device: str
 
 
-def _count_along(team: Team, job: _CountingJob) -> None:
-    _count(team, job, Silent())
+def _count_along(processes: ProcessGroup, job: _CountingJob) -> None:
+    _count(processes, job, Silent())
 
 
-def _count(team: Team, job: _CountingJob, progress: Progress) -> Statistics:
+def _count(processes: ProcessGroup, job: _CountingJob, progress: Progress) -> Statistics:
     images = job.images
-    device = f"cuda:{team.local_rank}" if job.device == "cuda" else job.device
+    device = f"cuda:{processes.local_rank}" if job.device == "cuda" else job.device
     return calibration.collect(
         job.network.to(device),
         job.operations,
-        images.batches(device, rank=team.rank, num_ranks=team.size),
+        images.batches(device, rank=processes.rank, num_ranks=processes.size),
         by_image=job.by_image,
         image_names=images.names,
-        ranks=team if team.size > 1 else None,
-        image_numbers=images.numbers(team.rank, team.size),
+        processes=processes if processes.size > 1 else None,
+        image_numbers=images.numbers(processes.rank, processes.size),
         progress=progress,
         total=images.num_batches,
     )

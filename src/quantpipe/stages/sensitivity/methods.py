@@ -20,7 +20,7 @@ from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.accuracy import ImageDetections, detect
 from quantpipe.evaluation.resampling import MatchedDetections, matched_detections
-from quantpipe.process_group import Team
+from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.output_error import OUTPUT_ERRORS, ErrorMeasure
@@ -104,7 +104,7 @@ def rank_together(
         MachineError: A rank died or no longer answers; names it.
     """
     return run_together(
-        lambda team: _rank(job, team, progress),
+        lambda processes: _rank(job, processes, progress),
         _rank_along,
         job,
         size=num_ranks,
@@ -113,12 +113,12 @@ def rank_together(
     )
 
 
-def _rank_along(team: Team, job: RankingJob) -> None:
-    _rank(job, team, Silent())
+def _rank_along(processes: ProcessGroup, job: RankingJob) -> None:
+    _rank(job, processes, Silent())
 
 
-def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
-    device = f"cuda:{team.local_rank}" if job.device == "cuda" else job.device
+def _rank(job: RankingJob, processes: ProcessGroup, progress: Progress) -> SensitivityTable:
+    device = f"cuda:{processes.local_rank}" if job.device == "cuda" else job.device
     method = ranking_method(
         job.method,
         dataset=job.dataset,
@@ -137,7 +137,7 @@ def _rank(job: RankingJob, team: Team, progress: Progress) -> SensitivityTable:
         ),
         num_batches=num_batches(len(job.dataset.images), job.batch_size),
         batch_size=job.batch_size,
-        team=team,
+        processes=processes,
         seed=job.seed,
         progress=progress,
         progress_folder=job.progress_folder,

@@ -63,7 +63,7 @@ class DetectionLoss:
         boxes: Tensor,
         labels: Tensor,
         *,
-        over_team: Callable[[Tensor], Tensor] = lambda local: local,
+        over_processes: Callable[[Tensor], Tensor] = lambda local: local,
         assigned_by: RawPrediction | None = None,
     ) -> LossValue:
         """Returns the loss, divided by the sum of the target scores (at least 1).
@@ -74,7 +74,7 @@ class DetectionLoss:
             prediction: Class logits (B, A, C), distances (B, A, 4) in cells, neck outputs.
             boxes: (B, M, 4) x1, y1, x2, y2 in pixels.
             labels: (B, M), negative where a row is padding.
-            over_team: Sums a value over the ranks that share the batch.
+            over_processes: Sums a value over the ranks that share the batch.
             assigned_by: Whose prediction decides the targets; None: this one's own.
         """
         logits = prediction.class_logits.float()
@@ -95,7 +95,7 @@ class DetectionLoss:
         targets = torch.zeros_like(logits)
         targets[positive.image, positive.anchor, positive.label] = positive.score
         # The floor keeps an image with hardly anything in it from having a huge loss.
-        total_score = over_team(positive.score.sum()).clamp_min(1)
+        total_score = over_processes(positive.score.sum()).clamp_min(1)
 
         focal = varifocal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
         misfit = BOX_LOSSES[self.box_loss](predicted[positive.image, positive.anchor], positive.box)
