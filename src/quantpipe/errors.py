@@ -6,6 +6,7 @@ Everybody may raise these; only the command catches them, and prints one line.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class BusyError(QuantpipeError):
 class Interrupted(QuantpipeError):
     """A signal asked the run to stop; what was finished is kept."""
 
-    def __init__(self, signal_number: int):
+    def __init__(self, signal_number: int = signal.SIGTERM):
         super().__init__("interrupted", hint="run the same command again to go on from here")
         self.exit_code = 128 + signal_number
 

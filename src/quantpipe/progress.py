@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from quantpipe.errors import Interrupted
+
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ class Progress(Protocol):
         ...
 
     def should_stop(self) -> bool:
-        """Whether a signal asked to stop: save progress and raise :class:`Interrupted`."""
+        """Whether a signal asked to stop: save progress, then :func:`stop_if_asked`."""
         ...
 
 
@@ -56,3 +58,13 @@ class Silent:
     def should_stop(self) -> bool:
         """Returns False."""
         return False
+
+
+def stop_if_asked(progress: Progress) -> None:
+    """Ends work whose progress is saved, or cheap to repeat, once a signal asked to stop.
+
+    Raises:
+        Interrupted: ``progress.should_stop()``.
+    """
+    if progress.should_stop():
+        raise Interrupted

@@ -8,7 +8,6 @@ killed and continued ends, on a CPU, with the same bits as one that was not.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -293,7 +292,7 @@ def _run(
         if stop or epochs.is_over or counters.step % save_every == 0:
             session.save()
         if stop:
-            raise Interrupted(signal.SIGTERM)
+            raise Interrupted
         if epochs.is_over:
             return
 

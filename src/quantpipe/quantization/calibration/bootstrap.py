@@ -7,7 +7,6 @@ Bootstrap", 1993, chapter 6). A range that moves much hangs on few images.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.errors import Interrupted
 from quantpipe.files import write_json
-from quantpipe.progress import Progress
+from quantpipe.progress import Progress, stop_if_asked
 
 FORMAT = "quantpipe-ranges"
 VERSION = 1
@@ -86,8 +84,7 @@ def bootstrap_ranges(
     for row in progress.track(found, "resampling", total=count):
         ranges = solve(np.sort(rng.integers(num_images, size=num_images)))
         row[:] = [ranges[name] for name in amax]
-        if progress.should_stop():
-            raise Interrupted(signal.SIGTERM)
+        stop_if_asked(progress)
     return tuple(
         _interval(name, value, column, max_spread)
         for (name, value), column in zip(amax.items(), found.T, strict=True)

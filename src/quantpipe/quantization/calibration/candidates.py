@@ -12,7 +12,6 @@ calibrated on.)
 from __future__ import annotations
 
 import copy
-import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantpipe.errors import Interrupted, NumericalError
-from quantpipe.progress import Progress, Silent
+from quantpipe.errors import NumericalError
+from quantpipe.progress import Progress, Silent, stop_if_asked
 from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, solve
 from quantpipe.quantization.operations import Operation, StorageNames, operation_modules
 from quantpipe.quantization.output_error import OutputError
@@ -154,8 +153,7 @@ def range_degradations(
             projected(predictions, error, signs).backward()  # type: ignore[no-untyped-call]
         num_images += len(images)
         parts.append(np.stack([_of_group(group, found) for group in classes], axis=1))
-        if progress.should_stop():
-            raise Interrupted(signal.SIGTERM)
+        stop_if_asked(progress)
     values = np.concatenate(parts)
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])

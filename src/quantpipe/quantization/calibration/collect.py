@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -13,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantpipe.errors import ConfigurationError, DataError, Interrupted, NumericalError, nearest
+from quantpipe.errors import ConfigurationError, DataError, NumericalError, nearest
 from quantpipe.process_group import ProcessGroup
-from quantpipe.progress import Progress
+from quantpipe.progress import Progress, stop_if_asked
 from quantpipe.quantization.calibration.histogram import Histogram, extremes, joined
 from quantpipe.quantization.calibration.solvers import (
     entropy_range,
@@ -154,8 +153,7 @@ def run_calibration(
         for images in progress.track(batches, "calibrating", total=total):
             network(images)
             num_images += len(images)
-            if progress.should_stop():
-                raise Interrupted(signal.SIGTERM)
+            stop_if_asked(progress)
     if num_images == 0:
         raise DataError("there is no image to calibrate with")
     return num_images

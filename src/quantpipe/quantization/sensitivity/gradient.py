@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -11,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from quantpipe.errors import Interrupted
+from quantpipe.progress import stop_if_asked
 from quantpipe.quantization.output_error import OutputError
 from quantpipe.quantization.random_projection import projected, random_signs
 from quantpipe.quantization.sensitivity.degradation import mean_degradation
@@ -71,8 +70,7 @@ def by_gradient(
                     products.backward(projected(found, error, signs), len(found[0]))
             products.release()
             degradation[number] = products.means()
-            if task.progress.should_stop():
-                raise Interrupted(signal.SIGTERM)
+            stop_if_asked(task.progress)
         parts = processes.all_gather((degradation, time.perf_counter() - start))
         by_batch = sorted((item for part, _ in parts for item in part.items()), key=itemgetter(0))
         values = {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}

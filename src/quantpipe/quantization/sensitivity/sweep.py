@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from quantpipe.errors import Interrupted
 from quantpipe.files import canonical_json, sha256_bytes
+from quantpipe.progress import stop_if_asked
 from quantpipe.quantization.records import Record, SavedRecords
 from quantpipe.quantization.sensitivity.ranking import RankingTask
 from quantpipe.quantization.sensitivity.replay import Replay
@@ -111,8 +110,7 @@ def _visits(
             task.progress.status(name)
             records.write(f"{number:04d}-{name}", record)
             yield name, record
-            if task.progress.should_stop():
-                raise Interrupted(signal.SIGTERM)
+            stop_if_asked(task.progress)
 
 
 def _observations(

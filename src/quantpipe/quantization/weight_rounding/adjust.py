@@ -13,7 +13,6 @@ in float is there to compare with.
 from __future__ import annotations
 
 import copy
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -21,8 +20,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from quantpipe.errors import DataError, Interrupted, NumericalError
-from quantpipe.progress import Progress
+from quantpipe.errors import DataError, NumericalError
+from quantpipe.progress import Progress, stop_if_asked
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import FakeQuantized, quantize, quantized_operations
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
@@ -170,8 +169,7 @@ class _Visit:
 
     def __call__(self, pair: _SideBySide, read: Tensor, expected: Tensor) -> Tensor:
         """Returns what the adjusted operation gives."""
-        if self.progress.should_stop():
-            raise Interrupted(signal.SIGTERM)
+        stop_if_asked(self.progress)
         next(self.bar, None)
         self.progress.status(pair.name)
         operation = pair.operation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from quantpipe.assembly.images import float_batches, measure, num_batches, predi
 from quantpipe.assembly.networks import Loaded, quantized_as
 from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.errors import DataError, Interrupted
+from quantpipe.errors import DataError
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement
 from quantpipe.evaluation.resampling import (
     MatchedDetections,
     bootstrap_difference,
     matched_detections,
 )
+from quantpipe.progress import stop_if_asked
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 
 
@@ -104,8 +104,7 @@ class PlanAccuracy:
 
     def _stopping(self, predict: Predictor) -> Predictor:
         def predict_unless_stopped(images: NDArray[np.float32]) -> NDArray[np.float32]:
-            if self.context.progress.should_stop():
-                raise Interrupted(signal.SIGTERM)
+            stop_if_asked(self.context.progress)
             return predict(images)
 
         return predict_unless_stopped
