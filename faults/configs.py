@@ -10,9 +10,9 @@ from faults.cases import Case, Place, Prepared, run_cases
 from faults.commands import Command, run_commands
 from faults.fork_server import ForkServer
 from faults.tally import Tally
+from faults.wrong_commands import HOSTILE, RECIPE, WRONG
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tests.cli.test_command import HOSTILE, RECIPE, WRONG
 
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_plan

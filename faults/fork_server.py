@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,19 +27,9 @@ from typing import IO, Any
 
 from faults.observed_steps import observe_steps
 
-# Left to the children: these import a library that starts threads, and a fork copies only one.
-_THREADED = (
-    "quantpipe.stages.export.suppression",
-    "quantpipe.assembly.engines",
-    "quantpipe.stages.evaluate.parity",
-    "quantpipe.stages.evaluate.divergence",
-    "quantpipe.assembly.plan_",
-    "quantpipe.engines.onnxruntime.processor",
-    "quantpipe.engines.openvino.backend",
-    "quantpipe.engines.tensorrt.backend",
-    "quantpipe.export.simplify",
-    "quantpipe.export.verify",
-)
+# Left to the children, with the modules that import them: they start threads, and a fork copies
+# only one.
+_THREADED = ("onnxruntime", "openvino")
 _POLL_SECONDS = 0.002
 _LIBRARIES = (
     "cv2",
@@ -222,9 +214,23 @@ def _import_all() -> None:
 
     for name in _LIBRARIES:
         importlib.import_module(name)
-    for module in pkgutil.walk_packages(quantpipe.__path__, "quantpipe."):
-        if not module.name.startswith(_THREADED) and not module.name.endswith(".__main__"):
-            importlib.import_module(module.name)
+    with _missing(_THREADED):
+        for module in pkgutil.walk_packages(quantpipe.__path__, "quantpipe."):
+            if not module.name.endswith(".__main__"):
+                with suppress(ModuleNotFoundError):
+                    importlib.import_module(module.name)
+
+
+@contextmanager
+def _missing(libraries: Sequence[str]) -> Iterator[None]:
+    """Lets the block find none of these."""
+    hidden: Any = dict.fromkeys(libraries)
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        for name in libraries:
+            del sys.modules[name]
 
 
 def main() -> None:

@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from faults.cases import Case, Place, Prepared
 from faults.pickle_cases import TINY
 from safetensors.torch import save
-from tests.engines.conftest import IMAGE_SIZE, settings, tiny_model
 
 from quantpipe.assembly.networks import require_classes
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.network import build_detector
+from quantpipe.engines.engine import BuildSettings
 from quantpipe.engines.engine_file import (
     EngineFile,
     EngineHeader,
@@ -37,6 +38,7 @@ from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity.table import SensitivityRow, sorted_table
 
 _BLOB = b"x"
+_IMAGE_SIZE = 32
 _PLACE = {"library": "openvino 2025.2", "hardware": "x86_64"}
 
 
@@ -186,7 +188,17 @@ def _of_another_model() -> Iterator[Case]:
 
 
 def _header() -> EngineHeader:
-    built = settings(precision="int8", image_size=64, batch_sizes=(1,))
+    built = BuildSettings(
+        precision="int8",
+        float_precision="f32",
+        image_size=64,
+        batch_sizes=(1,),
+        mode="latency",
+        num_streams=0,
+        num_threads=1,
+        workspace_mib=64,
+        optimization_level=3,
+    )
     return header_for("openvino", _PLACE, built, "0" * 64)
 
 
@@ -276,6 +288,22 @@ def _engine(changes: dict[str, object]) -> bytes:
     return b"".join(parts) + _BLOB
 
 
+def _network() -> onnx.ModelProto:
+    """A convolution of images, (batch, 3, 32, 32), and its predictions, (batch, 256, 6)."""
+    graph = onnx.parser.parse_graph("""
+        network (float[batch, 3, 32, 32] images) => (float[batch, 256, 6] predictions) {
+            features = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (images, weight)
+            rows = Reshape (features, shape)
+            predictions = Transpose <perm = [0, 2, 1]> (rows)
+        }
+    """)
+    weight = np.ones((6, 3, 3, 3), np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 6, -1]), "shape"))
+    opset = [onnx.helper.make_opsetid("", 19)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+
+
 def _external_data() -> Iterator[Case]:
     """Tensors in another file: an inference library would open it, wherever it is."""
     locations = {
@@ -294,7 +322,7 @@ def _external_data() -> Iterator[Case]:
             def prepare(
                 at: Place, location: str = location, length: str | None = length
             ) -> Prepared:
-                model = tiny_model()
+                model = _network()
                 tensor = model.graph.initializer[0]
                 tensor.ClearField("raw_data")
                 tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -320,11 +348,11 @@ def _external_data() -> Iterator[Case]:
 
 
 def _source(path: Path) -> object:
-    return read_onnx_source(path, image_size=IMAGE_SIZE, batch_sizes=(1, 4))
+    return read_onnx_source(path, image_size=_IMAGE_SIZE, batch_sizes=(1, 4))
 
 
 def _onnx_files() -> Iterator[Case]:
-    whole = tiny_model().SerializeToString()
+    whole = _network().SerializeToString()
     contents = {
         "empty": b"",
         "a picture": b"\x89PNG\r\n\x1a\n" + b"x" * 99,

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from faults.store_processes import scratch
+from faults.store_processes import forked, scratch
 from faults.store_world import World, contents, entry_files, leftovers
 from faults.tally import Tally
-from tests.core.toy import forked
 
 from quantpipe.core import maintenance as housekeeping
 from quantpipe.core.run_cache import Built, RunCache, key_of

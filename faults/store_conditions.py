@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from faults.store_operations import GROWS, failing_from, watched
-from faults.store_processes import Ended, in_child, scratch
+from faults.store_processes import Ended, exit_code, forked, in_child, scratch
 from faults.store_world import Told, World, contents, leftovers, results
 from faults.tally import Tally
-from tests.core.toy import exit_code, forked
 
 from quantpipe.core.maintenance import prune
 from quantpipe.core.runner import named

@@ -23,7 +23,7 @@ from faults.store_world import (
     train,
 )
 from faults.tally import Tally
-from tests.core.toy import TextConfig, stage, step
+from faults.text_steps import TextConfig, stage, step
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.pipeline import Pipeline
@@ -93,7 +93,7 @@ class _House:
             for number, name in enumerate(FILES)
         }
         making = stage(partial(_copy_all, self.made), name="all", outputs=outputs, inputs={})
-        return Pipeline(name="p", steps=(step("all", log, stage=making),))
+        return Pipeline(name="p", steps=(step("all", log, making),))
 
     @property
     def entry(self) -> Path:
@@ -253,7 +253,7 @@ def _damage_progress(folder: Path, chance: random.Random, share: float, tally: T
 
 def _stopped_training(world: World, progress: Path) -> None:
     """Leaves the two newest states of a training that was killed before it was published."""
-    config = TextConfig(text="train", log=world.folder / "before", num_workers=1)
+    config = TextConfig(text="train", log=world.folder / "before")
     outputs = {name: world.folder / name for name in ("text", "extra")}
     context = replace(_CONTEXT, progress_folder=progress)
     train(config, {}, outputs, context)

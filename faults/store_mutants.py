@@ -9,14 +9,16 @@ import json
 import os
 import random
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from faults.store_operations import OVER_THE_WATCHER
 from faults.store_processes import in_child
 from faults.tally import WATCHERS, Campaign, Tally
 
@@ -26,14 +28,10 @@ from faults import (
     store_damage,
     store_order,
     store_power,
-    store_scenarios,
-    store_world,
 )
-from quantpipe import files
-from quantpipe.core import maintenance as housekeeping
-from quantpipe.core import run_cache, run_directory
+from quantpipe.core.lock import unshared
 from quantpipe.core.run_cache import Built, Entry, RunCache
-from quantpipe.core.run_directory import RunDirectory
+from quantpipe.files import make_folder, sha256_file, sync_directory, write_atomic
 
 Patch = Callable[[], None]
 
@@ -97,88 +95,93 @@ def _set(owner: Any, name: str, value: Any) -> Patch:
     return partial(setattr, owner, name, value)
 
 
-def _all(*patches: Patch) -> Patch:
+def _everywhere(public: Callable[..., Any], stand_in: Callable[..., Any]) -> Patch:
+    """Puts something in the place of a public function, in every other module that holds it."""
+
     def patch() -> None:
-        for each in patches:
-            each()
+        ours = [m for n, m in sys.modules.items() if n.startswith(_OURS) and n != __name__]
+        for module in ours:
+            for name in [name for name, value in vars(module).items() if value is public]:
+                setattr(module, name, stand_in)
 
     return patch
+
+
+def _calls_of_the_system(change: Callable[[], None]) -> Patch:
+    """Changes functions of ``os`` above what watches them."""
+    return partial(OVER_THE_WATCHER.append, change)
 
 
 def _nothing(*arguments: Any, **named: Any) -> None:
     """Stands for a precaution that is left out."""
 
 
-class _WithoutSync:
-    """The module ``os`` as a store sees it that syncs nothing."""
+def _syncs_nothing() -> None:
+    os.fsync = _nothing
 
-    fsync = staticmethod(_nothing)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+def _synced_late(chosen: Callable[[Path], bool], until: Callable[[Path], bool]) -> None:
+    """Syncs what is chosen of a staging folder only after a rename to a certain place."""
+    late: list[str] = []
+    sync = os.fsync
+
+    def fsync(fd: Any) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if "/staging/" in str(path) and chosen(path):
+            late.append(str(path))
+        else:
+            sync(fd)
+
+    def moving(move: Callable[..., None]) -> Callable[..., None]:
+        def moved(source: Any, target: Any, **more: Any) -> None:
+            move(source, target, **more)
+            late[:] = [path.replace(str(source), str(target)) for path in late]
+            if until(Path(target)):
+                _sync_all(late, sync)
+                late.clear()
+
+        return moved
+
+    os.fsync, os.rename, os.replace = fsync, moving(os.rename), moving(os.replace)
+
+
+def _sync_all(paths: Iterable[str], sync: Callable[[int], None]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        sync(descriptor)
+        os.close(descriptor)
 
 
 def _manifest_first() -> None:
     """The manifest is written while the files it names may not be on the disk."""
-    seal = run_cache._seal
-
-    def mutant(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> None:
-        late: list[Path] = []
-        sync = os.fsync
-
-        def later(fd: Any) -> None:
-            path = Path(f"/proc/self/fd/{fd}").readlink()
-            if path.is_file() and "manifest" not in path.name:
-                late.append(path)
-            else:
-                sync(fd)
-
-        os.fsync = later
-        seal(folder, key, identity, built)
-        os.fsync = sync
-        for path in late:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-    run_cache._seal = mutant
-
-
-def _trusting(folder: Path, key: str) -> tuple[str, Entry | None]:
-    """Takes an entry for whole if its manifest can be read and its files are there."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return "its manifest cannot be read", None
-    recorded = manifest["files"]
-    if any(not (folder / name).exists() for name in recorded):
-        return "file missing", None
-    digests = {name: file["sha256"] for name, file in recorded.items()}
-    metrics, seconds = manifest["metrics"], manifest["seconds"]
-    return "", Entry(key=key, folder=folder, digests=digests, metrics=metrics, seconds=seconds)
+    _synced_late(
+        lambda path: path.is_file() and _MANIFEST not in path.name,
+        until=lambda path: path.name == _MANIFEST,
+    )
 
 
 def _rename_first() -> None:
-    """The entry is in its place before it is sealed."""
-    seal = run_cache._seal
+    """The entry is in its place before its files are on the disk."""
+    _synced_late(lambda path: True, until=lambda path: path.parents[1].name == "objects")
 
-    def mutant(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> None:
-        final = folder.parents[1] / "objects" / key[:2] / key
-        files.make_folder(final.parent)
-        folder.rename(final)
-        seal(final, key, identity, built)
-        final.rename(folder)
 
-    run_cache._seal = mutant
+def _as_recorded(path: Path) -> str:
+    """Takes a file's digest from the manifest of its entry, where there is one."""
+    for folder in path.parents:
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            files = json.loads((folder / _MANIFEST).read_bytes())["files"]
+            return str(files[path.relative_to(folder).as_posix()]["sha256"])
+    return sha256_file(path)
 
 
 def _unlink_first() -> None:
-    replace = Path.replace
+    replace = os.replace
 
-    def mutant(path: Path, target: Path) -> Path:
-        target.unlink(missing_ok=True)
-        return replace(path, target)
+    def mutant(source: Any, target: Any, **more: Any) -> None:
+        Path(target).unlink(missing_ok=True)
+        replace(source, target, **more)
 
-    Path.replace = mutant  # type: ignore[assignment, method-assign]
+    os.replace = mutant  # type: ignore[assignment]
 
 
 def _in_place(path: Path, content: bytes) -> None:
@@ -189,20 +192,48 @@ def _in_place(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _staging_left() -> None:
+    remove = shutil.rmtree
+
+    def mutant(path: Any, *arguments: Any, **named: Any) -> None:
+        if "staging" not in Path(path).parts:
+            remove(path, *arguments, **named)
+
+    shutil.rmtree = mutant  # type: ignore[assignment]
+
+
 def _progress_first() -> None:
     """Saved progress goes before the result is in its place."""
-    seal = run_cache._seal
+    obtain = RunCache.obtain
 
-    def mutant(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> None:
-        shutil.rmtree(folder.parents[1] / "progress" / key, ignore_errors=True)
-        seal(folder, key, identity, built)
+    def mutant(
+        cache: RunCache, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
+    ) -> tuple[Entry, bool]:
+        def writing(folder: Path) -> Built:
+            built = write(folder)
+            shutil.rmtree(cache.progress_folder(key), ignore_errors=True)
+            return built
 
-    run_cache._seal = mutant
+        return obtain(cache, key, identity, writing)
+
+    RunCache.obtain = mutant  # type: ignore[assignment, method-assign]
 
 
-def _thrown_away(cache: RunCache, folder: Path, fault: str) -> None:
-    shutil.rmtree(folder)
-    cache._warn(f"cache entry {folder.name[:12]} is damaged ({fault}); set aside")
+def _renames(chosen: Callable[[Path], bool], instead: Callable[[Path], object]) -> Patch:
+    """Does something else to what would be renamed to a certain place."""
+
+    def patch() -> None:
+        rename = Path.rename
+
+        def mutant(path: Path, target: Path) -> Path:
+            if not chosen(target):
+                return rename(path, target)
+            instead(path)
+            return target
+
+        Path.rename = mutant  # type: ignore[assignment, method-assign]
+
+    return patch
 
 
 @contextmanager
@@ -222,20 +253,22 @@ def _concurrency(*kinds: str) -> Campaign:
     return lambda seed, share: store_concurrency.campaign(seed, share, kinds)
 
 
-_WRITERS = (files, store_world, store_scenarios)
+# Modules whose names for public functions are replaced.
+_OURS = ("quantpipe.", "faults.")
+_MANIFEST = "manifest.json"
 
 MUTANTS = (
+    Mutant(name="no fsync", patch=_calls_of_the_system(_syncs_nothing), judge=_power("publish")),
     Mutant(
-        name="no fsync",
-        patch=_all(*(_set(m, "os", _WithoutSync()) for m in (run_cache, files))),
-        judge=_power("publish"),
+        name="manifest first",
+        patch=_calls_of_the_system(_manifest_first),
+        judge=store_order.run,
     ),
-    Mutant(name="manifest first", patch=_manifest_first, judge=store_order.run),
     Mutant(
         name="no digest check",
-        patch=_set(run_cache, "_verify", _trusting),
+        patch=_everywhere(sha256_file, _as_recorded),
         judge=store_damage.run,
-        share=0.02,
+        share=0.06,
     ),
     Mutant(
         name="no lock",
@@ -243,51 +276,54 @@ MUTANTS = (
         judge=_concurrency("same step"),
         share=0.1,
     ),
-    Mutant(name="unlink before rename", patch=_unlink_first, judge=_crashes("progress")),
+    Mutant(
+        name="unlink before rename",
+        patch=_calls_of_the_system(_unlink_first),
+        judge=_crashes("progress"),
+    ),
     Mutant(
         name="no directory sync",
-        patch=_all(*(_set(m, "sync_directory", _nothing) for m in (run_cache, files))),
+        patch=_everywhere(sync_directory, _nothing),
         judge=_power("publish"),
     ),
-    Mutant(name="rename before fsync", patch=_rename_first, judge=store_order.run),
+    Mutant(
+        name="rename before fsync",
+        patch=_calls_of_the_system(_rename_first),
+        judge=store_order.run,
+    ),
     Mutant(
         name="new folders not synced",
-        patch=_all(
-            *(
-                _set(m, "make_folder", lambda p: p.mkdir(parents=True, exist_ok=True))
-                for m in (run_cache, files, run_directory)
-            )
-        ),
+        patch=_everywhere(make_folder, lambda path: path.mkdir(parents=True, exist_ok=True)),
         judge=_power("publish", "pipeline"),
         share=0.5,
     ),
     Mutant(
         name="written in place",
-        patch=_all(*(_set(m, "write_atomic", _in_place) for m in _WRITERS)),
+        patch=_everywhere(write_atomic, _in_place),
         judge=_crashes("progress"),
     ),
     Mutant(
         name="failed writers leave their files",
-        patch=_set(run_cache, "_remove_tree", _nothing),
+        patch=_staging_left,
         judge=_crashes("publish"),
         share=0.5,
     ),
     Mutant(name="progress dropped first", patch=_progress_first, judge=_crashes("pipeline")),
     Mutant(
         name="damaged entries thrown away",
-        patch=_set(RunCache, "_quarantine", _thrown_away),
+        patch=_renames(lambda target: target.parent.name == "quarantine", shutil.rmtree),
         judge=_crashes("rebuild"),
         share=0.2,
     ),
     Mutant(
         name="edits overwritten",
-        patch=_set(RunDirectory, "_settled", lambda *_: False),
+        patch=_renames(lambda target: ".edited-" in target.name, Path.unlink),
         judge=_crashes("restore"),
         share=0.2,
     ),
     Mutant(
         name="prune what is in use",
-        patch=_set(housekeeping, "unshared", lambda _: nullcontext()),
+        patch=_everywhere(unshared, lambda path: nullcontext()),
         judge=_concurrency("pruned"),
     ),
 )

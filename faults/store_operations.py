@@ -131,6 +131,10 @@ class _Watcher:
             raise
 
 
+# Change calls of the system as the store sees them: what they leave out is not seen below.
+OVER_THE_WATCHER: list[Callable[[], None]] = []
+
+
 def watched(root: Path, disturb: Disturb = undisturbed) -> list[Operation]:
     """Watches all that this process does below ``root`` from now on, until it ends.
 
@@ -151,6 +155,8 @@ def watched(root: Path, disturb: Disturb = undisturbed) -> list[Operation]:
     opened = _file_open(watcher, builtins.open)
     for module in (builtins, io, __import__("_io")):
         module.open = opened  # type: ignore[attr-defined]
+    for change in OVER_THE_WATCHER:
+        change()
     return watcher.operations
 
 

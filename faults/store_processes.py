@@ -27,22 +27,44 @@ class Ended:
     trace: str = ""
 
 
-def in_child(work: Callable[[], Any]) -> Ended:
-    """Does ``work`` in a forked process and returns how that ended."""
-    reading, writing = os.pipe()
+def forked(work: Callable[[], object]) -> int:
+    """Starts ``work`` in a forked process and returns its id; it exits with 0, or 1 on an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a test runner may have threads
         child = os.fork()
-    if child == 0:
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001 - nothing of the parent may run here
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(child: int) -> int:
+    """Waits for a forked process; a signal counts as minus its number."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(work: Callable[[], Any]) -> Ended:
+    """Does ``work`` in a forked process and returns how that ended."""
+    reading, writing = os.pipe()
+
+    def answer() -> None:
         os.close(reading)
         _answer(work, writing)
+
+    child = forked(answer)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if not answer or code:
+        told = pipe.read()
+    code = exit_code(child)
+    if not told or code:
         return Ended(code)
-    value, trace = pickle.loads(answer)
+    value, trace = pickle.loads(told)
     return Ended(1 if trace else 0, value, trace)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from faults.store_processes import exit_code, forked
 from faults.store_world import World, age, entry_files, save, states, whole_entries
-from tests.core.toy import exit_code, forked
 
 from quantpipe.core.maintenance import prune
 from quantpipe.core.run_cache import Built, key_of

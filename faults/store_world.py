@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.core.toy import TextConfig, append, stage, step
+from faults.text_steps import TextConfig, append, stage, step
 
 from quantpipe.core.pipeline import Pipeline, Step
 from quantpipe.core.run_cache import Built, RunCache, key_of
@@ -188,14 +188,14 @@ def _draw(folder: Path) -> None:
 def four_steps(log: Path) -> Pipeline:
     """A training that saves, two steps that read it, and one that reads both and draws images."""
     steps: Iterable[Step] = (
-        step("train", log, stage=stage(train, name="train")),
-        step("calibrate", log, {"text": "train.text"}),
-        step("rank.by.loss", log, {"text": "train.text"}),
+        step("train", log, stage(train, name="train")),
+        step("calibrate", log, stage(), {"text": "train.text"}),
+        step("rank.by.loss", log, stage(), {"text": "train.text"}),
         step(
             "export",
             log,
+            stage(_export, name="export"),
             {"text": "calibrate.text", "more": "rank.by.loss.text"},
-            stage=stage(_export, name="export"),
         ),
     )
     return Pipeline(name="four", steps=tuple(steps))
