@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from tests.engines.fake_cuda import STREAM_HANDLE
 
-from quantpipe import engines
 from quantpipe.engines import engine as engine_table
+from quantpipe.engines import tensorrt
 
 ANCHORS, COLUMNS = 4, 6
 _ENGINE = "quantpipe.engines.tensorrt.backend"
@@ -163,7 +163,7 @@ def put_in_place(trt: FakeTensorRt, monkeypatch: Any) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     # The module of the engine imports them, so it goes when they go.
     monkeypatch.setitem(sys.modules, _ENGINE, None)
-    monkeypatch.setattr(engines, "tensorrt", None, raising=False)
+    monkeypatch.setattr(tensorrt, "backend", None, raising=False)
     del sys.modules[_ENGINE]
     importlib.import_module(_ENGINE)
     place = {"library": f"tensorrt {trt.__version__}", "hardware": "NVIDIA T4 (compute 7.5)"}

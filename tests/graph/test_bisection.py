@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.reference
 import pytest
-from tests.export.conftest import Exported
+from tests.exported_network import Exported
 
 from quantpipe.graph.bisection import first_diverged, graph_until
 

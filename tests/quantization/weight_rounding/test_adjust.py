@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.export.conftest import ranges
+from tests.exported_network import ranges
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.network import Detector

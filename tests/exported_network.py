@@ -1,4 +1,4 @@
-"""A small deployed detector, its float ONNX file and its ranges, made once."""
+"""A small deployed detector, its float ONNX file and its ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -86,11 +85,11 @@ def ranges(network: nn.Module, images: Tensor) -> ScaleCache:
     )
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def export_small_network(folder: Path) -> Exported:
+    """Makes it all; its file is ``folder/float.onnx``."""
     network = small_network()
     images = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(5))
-    path = tmp_path_factory.mktemp("float") / "float.onnx"
+    path = folder / "float.onnx"
     export_float(network, path, image_size=IMAGE_SIZE, batch="dynamic", opset=20)
     return Exported(
         network=network,
@@ -101,11 +100,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     )
 
 
-@pytest.fixture(scope="session")
-def crowded(exported: Exported) -> onnx.ModelProto:
+def with_wider_boxes(float_graph: onnx.ModelProto) -> onnx.ModelProto:
     """The float graph with boxes two cells larger on each side: they overlap, few have no size."""
     graph = onnx.ModelProto()
-    graph.CopyFrom(exported.graph)
+    graph.CopyFrom(float_graph)
     for tensor in graph.graph.initializer:
         if tensor.name.startswith("detect.reg_preds") and tensor.name.endswith("bias"):
             wider = onnx.numpy_helper.to_array(tensor) + 2.0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.reference
-import pytest
 
 from quantpipe.engines.engine import BuildSettings
 
@@ -108,29 +105,3 @@ def reference(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 def some_images(count: int) -> np.ndarray:
     shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
     return np.random.default_rng(9).random(shape, dtype=np.float32)
-
-
-@pytest.fixture
-def tiny() -> SimpleNamespace:
-    """The functions of this file: modules cannot import it."""
-    return SimpleNamespace(
-        settings=settings,
-        model=tiny_model,
-        reference=reference,
-        images=some_images,
-        image_size=IMAGE_SIZE,
-    )
-
-
-@pytest.fixture
-def float_onnx(tmp_path: Path) -> Path:
-    path = tmp_path / "float.onnx"
-    path.write_bytes(tiny_model().SerializeToString())
-    return path
-
-
-@pytest.fixture
-def int8_onnx(tmp_path: Path) -> Path:
-    path = tmp_path / "int8.onnx"
-    path.write_bytes(tiny_model(quantized=True).SerializeToString())
-    return path
