@@ -50,7 +50,9 @@ class StopsAfter(Silent):
 
 
 def lead(processes: ProcessGroup, job: Job, progress: Silent | None = None) -> SensitivityTable:
-    task: RankingTask[Tensor] = RankingTask(**job.given, processes=processes, progress=progress or Silent())
+    task: RankingTask[Tensor] = RankingTask(
+        **job.given, processes=processes, progress=progress or Silent()
+    )
     return rank_operations(job.method, METHODS[job.method], task)
 
 
