@@ -36,13 +36,15 @@ from numpy.typing import NDArray
 
 from int8_peak import fastest_convolution, multiply_adds
 from other_tools import quantize_with_nncf, quantize_with_onnxruntime
-from quantpipe.assembly.engines import engine_graph
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.engines.benchmark import Latency, measure_latency, measure_throughput
-from quantpipe.engines.engine import BuildSettings, Engine, build_engine, load_engine
+from quantpipe.engines.contract import BuildSettings, Engine
+from quantpipe.engines.registry import build_engine, engine_spec, load_engine
+from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.progress import Silent
+from quantpipe.schema import build
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
@@ -181,10 +183,10 @@ class Graphs:
 
     def _own(self) -> dict[str, tuple[str, Any, Path]]:
         return {
-            "OpenVINO float32": ("openvino", "f32", self.float_path),
+            "OpenVINO fp32": ("openvino", "fp32", self.float_path),
             "OpenVINO bf16": ("openvino", "half", self.float_path),
             "OpenVINO INT8": ("openvino", "int8", self._ours("openvino")),
-            "ONNX Runtime float32": ("onnxruntime", "f32", self.float_path),
+            "ONNX Runtime fp32": ("onnxruntime", "fp32", self.float_path),
             "ONNX Runtime INT8": ("onnxruntime", "int8", self._ours("onnxruntime")),
         }
 
@@ -196,25 +198,28 @@ class Graphs:
             read_graph(self.float_path),
             self._scales,
             None,
-            target=target,
+            placement=engine_spec(target).placement,
             half=False,
             simplified=True,
         )
 
     def _built(self, library: str, precision: Any, path: Path, batch: int, streams: int) -> Engine:
-        settings = BuildSettings(
-            precision=precision,
-            float_precision="f32",
-            image_size=self.image_size,
-            batch_sizes=(batch,),
-            mode="throughput" if streams else "latency",
-            num_streams=streams,
-            num_threads=0,
-            workspace_mib=64,
-            optimization_level=3,
+        engine = build(
+            engine_spec(library).settings,
+            {
+                "name": library,
+                "batch_sizes": [batch],
+                "float_precision": "fp32",
+                "mode": "throughput" if streams else "latency",
+                "num_streams": streams,
+                "num_threads": 0,
+            },
+            "engine",
         )
+        size = (self.image_size, self.image_size)
+        settings = BuildSettings(engine=engine, precision=precision, image_size=size)
         target = self._folder / "engine"
-        build_engine(library, path, target, settings)
+        build_engine(path, target, settings)
         return load_engine(library, target)
 
     def _calibration(self) -> Iterator[Images]:
@@ -295,10 +300,12 @@ def report_export(path: Path | None) -> None:
         read = time.perf_counter()
         for target in ("openvino", "onnxruntime", "tensorrt"):
             inserted = time.perf_counter()
-            engine_graph(graph, scales, None, target=target, half=False, simplified=False)
+            placement = engine_spec(target).placement
+            engine_graph(graph, scales, None, placement=placement, half=False, simplified=False)
             print(f"Q/DQ for {target:<12}{time.perf_counter() - inserted:>8.2f} s")
         simplify_start = time.perf_counter()
-        engine_graph(graph, scales, None, target="openvino", half=False, simplified=True)
+        placement = engine_spec("openvino").placement
+        engine_graph(graph, scales, None, placement=placement, half=False, simplified=True)
         whole = time.perf_counter() - simplify_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {
@@ -322,7 +329,7 @@ def report(rows: list[Row]) -> None:
         print(f"\nYOLOv6-{chosen[0].network} at {chosen[0].image_size} px, batch {batch}")
         print(
             f"{'engine':<30}{'p50 ms':>9}{'p95':>9}{'p99':>9}{'least':>9}"
-            f"{'x f32':>8}{'x bf16':>8}{'images/s':>10}{'of peak':>9}"
+            f"{'x fp32':>8}{'x bf16':>8}{'images/s':>10}{'of peak':>9}"
         )
         for row in chosen:
             times, own = row.latency, median[row.engine]
@@ -330,7 +337,7 @@ def report(rows: list[Row]) -> None:
             print(
                 f"{row.engine:<30}{times.p50:>9.2f}{times.p95:>9.2f}{times.p99:>9.2f}"
                 f"{times.fastest:>9.2f}"
-                f"{median['OpenVINO float32'] / own:>8.2f}{median['OpenVINO bf16'] / own:>8.2f}"
+                f"{median['OpenVINO fp32'] / own:>8.2f}{median['OpenVINO bf16'] / own:>8.2f}"
                 f"{row.images_per_second or 0:>10.1f}{share:>9}"
             )
 

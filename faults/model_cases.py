@@ -8,7 +8,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ from safetensors.torch import save
 from quantpipe.assembly.networks import require_classes
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.network import build_detector
-from quantpipe.engines.engine import BuildSettings
+from quantpipe.engines.contract import BuildSettings, Platform
 from quantpipe.engines.engine_file import (
     EngineFile,
     EngineHeader,
-    header_for,
     read_engine_file,
-    require_place,
+    require_platform,
     write_engine_file,
 )
+from quantpipe.engines.openvino.spec import SPEC, OpenVinoSettings
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.graph.onnx_source import read_onnx_source
@@ -39,7 +39,7 @@ from quantpipe.quantization.sensitivity.table import SensitivityRow, sorted_tabl
 
 _BLOB = b"x"
 _IMAGE_SIZE = 32
-_PLACE = {"library": "openvino 2025.2", "hardware": "x86_64"}
+_PLATFORM = Platform(library="openvino 2025.2", hardware="x86_64")
 
 
 def model_cases() -> Iterator[Case]:
@@ -187,19 +187,21 @@ def _of_another_model() -> Iterator[Case]:
         yield Case(row=31, name=name, prepare=prepare, error=ArtifactError, says=("given", *says))
 
 
-def _header() -> EngineHeader:
-    built = BuildSettings(
-        precision="int8",
-        float_precision="f32",
-        image_size=64,
+def _header() -> EngineHeader[OpenVinoSettings]:
+    engine = OpenVinoSettings(
+        name="openvino",
         batch_sizes=(1,),
+        float_precision="fp32",
         mode="latency",
         num_streams=0,
         num_threads=1,
-        workspace_mib=64,
-        optimization_level=3,
     )
-    return header_for("openvino", _PLACE, built, "0" * 64)
+    return EngineHeader(
+        platform=_PLATFORM,
+        settings=BuildSettings(engine=engine, precision="int8", image_size=(64, 64)),
+        onnx_sha256="0" * 64,
+        num_classes=None,
+    )
 
 
 def _engines() -> Iterator[Case]:
@@ -207,20 +209,20 @@ def _engines() -> Iterator[Case]:
 
         def prepare(at: Place, what: str = what, other: str = other) -> Prepared:
             path = at.root / "model.engine"
-            header = replace(_header(), **{what: other})  # type: ignore[arg-type]
+            header = replace(_header(), platform=replace(_PLATFORM, **{what: other}))
             write_engine_file(path, EngineFile(header=header, blobs={"batch1": b"x"}))
-            return lambda: require_place(path, read_engine_file(path, "openvino").header, _PLACE)
+            return lambda: require_platform(path, read_engine_file(path, SPEC).header, _PLATFORM)
 
         yield Case(
             row=32,
             name=f"engine of another {what}",
             prepare=prepare,
             error=MachineError,
-            says=("model.engine", other, _PLACE[what]),
+            says=("model.engine", other, getattr(_PLATFORM, what)),
         )
 
     def load(path: Path) -> object:
-        return read_engine_file(path, "openvino")
+        return read_engine_file(path, SPEC)
 
     for name, changes in _engine_headers().items():
 
@@ -237,7 +239,7 @@ def _engines() -> Iterator[Case]:
         "cut in the header": whole[:60],
         "cut in the blob": whole[:-1],
         "longer": whole + b"x",
-        "a changed header": whole.replace(b'"image_size":64', b'"image_size":96'),
+        "a changed header": whole.replace(b'"image_size":[64,', b'"image_size":[96,'),
         "a changed blob": whole[:-1] + b"y",
     }.items():
 
@@ -251,24 +253,30 @@ _MISSING = object()
 
 
 def _engine_headers() -> dict[str, dict[str, object]]:
-    """Fields that no engine file has, each under a digest that is right."""
+    """By dotted names, fields that no engine file has, each under a digest that is right."""
+    header = asdict(_header())
+    groups = {"": {**header, "blobs": 0, "format": 0}, "platform.": header["platform"]}
+    groups |= {"settings.": header["settings"], "settings.engine.": header["settings"]["engine"]}
     without = {
-        f"without {name}": {name: _MISSING} for name in (*vars(_header()), "blobs", "format")
+        f"without {group}{name}": {f"{group}{name}": _MISSING}
+        for group, fields in groups.items()
+        for name in fields
     }
     return _ENGINE_HEADERS | without
 
 
 _ENGINE_HEADERS: dict[str, dict[str, object]] = {
-    "another engine's": {"engine": "onnxruntime"},
+    "another engine's": {"settings.engine.name": "onnxruntime"},
     "another format": {"format": 999},
     "no list of blobs": {"blobs": 3},
     "a blob without name": {"blobs": [{"bytes": 1, "sha256": sha256_bytes(b"x")}]},
     "a blob of negative size": {"blobs": [{"name": "a", "bytes": -1, "sha256": "x"}]},
     "a blob of huge size": {"blobs": [{"name": "a", "bytes": 1 << 62, "sha256": "x"}]},
     "a blob of no size": {"blobs": [{"name": "a", "bytes": "1", "sha256": "x"}]},
-    "batch sizes as a number": {"batch_sizes": 3},
-    "image size as text": {"image_size": "64"},
-    "deep": {"library": "deep"},
+    "batch sizes as a number": {"settings.engine.batch_sizes": 3},
+    "image size as text": {"settings.image_size": "64"},
+    "image size as a number": {"settings.image_size": 64},
+    "deep": {"platform.library": "deep"},
 }
 
 
@@ -280,9 +288,10 @@ def _engine(changes: dict[str, object]) -> bytes:
         written = path.read_bytes()
     start = 8 + 8 + 32
     fields = json.loads(written[start : start + int.from_bytes(written[8:16], "big")])
-    fields = {name: v for name, v in (fields | changes).items() if v is not _MISSING}
+    for path_in_header, value in changes.items():
+        _set(fields, path_in_header, value)
     header = canonical_json(fields).encode()
-    if changes.get("library") == "deep":
+    if changes.get("platform.library") == "deep":
         header = b"[" * 200_000
     parts = (b"QPENGINE", len(header).to_bytes(8, "big"), hashlib.sha256(header).digest(), header)
     return b"".join(parts) + _BLOB
@@ -302,6 +311,16 @@ def _network() -> onnx.ModelProto:
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 6, -1]), "shape"))
     opset = [onnx.helper.make_opsetid("", 19)]
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+
+
+def _set(fields: dict[str, Any], where: str, value: object) -> None:
+    *groups, name = where.split(".")
+    for group in groups:
+        fields = fields[group]
+    if value is _MISSING:
+        del fields[name]
+    else:
+        fields[name] = value
 
 
 def _external_data() -> Iterator[Case]:
@@ -348,7 +367,7 @@ def _external_data() -> Iterator[Case]:
 
 
 def _source(path: Path) -> object:
-    return read_onnx_source(path, image_size=_IMAGE_SIZE, batch_sizes=(1, 4))
+    return read_onnx_source(path, image_size=(_IMAGE_SIZE, _IMAGE_SIZE), batch_sizes=(1, 4))
 
 
 def _onnx_files() -> Iterator[Case]:

@@ -124,23 +124,23 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
 
 
 def _write_engine(folder: Path) -> None:
+    from quantpipe.engines.contract import BuildSettings, Platform
     from quantpipe.engines.engine_file import EngineFile, EngineHeader, write_engine_file
+    from quantpipe.engines.openvino.spec import OpenVinoSettings
 
-    header = EngineHeader(
-        engine="openvino",
-        library="openvino 1.2",
-        hardware="cpu x",
-        precision="int8",
-        float_precision="fp32",
-        image_size=32,
+    engine = OpenVinoSettings(
+        name="openvino",
         batch_sizes=(1,),
+        float_precision="fp32",
         mode="latency",
         num_streams=0,
-        workspace_mib=16,
-        optimization_level=3,
-        num_classes=None,
         num_threads=0,
+    )
+    header = EngineHeader(
+        platform=Platform(library="openvino 1.2", hardware="cpu x"),
+        settings=BuildSettings(engine=engine, precision="int8", image_size=(32, 32)),
         onnx_sha256="0" * 64,
+        num_classes=None,
     )
     blobs = {"batch1": bytes(range(256)) * 20}
     write_engine_file(folder / "openvino.engine", EngineFile(header=header, blobs=blobs))

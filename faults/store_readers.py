@@ -47,6 +47,7 @@ def run(seed: int, share: float) -> Tally:
 def _readers() -> dict[str, Read]:
     from quantpipe.detector.checkpoint import load_checkpoint
     from quantpipe.engines.engine_file import read_engine_file
+    from quantpipe.engines.openvino.spec import SPEC
     from quantpipe.export.onnx_graph import read_graph
     from quantpipe.quantization.precision_plan import load_plan
     from quantpipe.quantization.scale_cache import load_scales
@@ -57,7 +58,7 @@ def _readers() -> dict[str, Read]:
         "scales.json": load_scales,
         "plan.json": load_plan,
         "sensitivity.json": load_table,
-        "openvino.engine": partial(read_engine_file, engine="openvino"),
+        "openvino.engine": partial(read_engine_file, spec=SPEC),
         "model.onnx": read_graph,
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpipe.engines.engine_file import read_header
+from quantpipe.engines.registry import read_header
 from quantpipe.files import sha256_file
 
 SAVE_EVERY = 4

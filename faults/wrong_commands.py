@@ -45,7 +45,7 @@ WRONG = {
     "run_dir=": "run_dir: '' is not a path",
     "model.image_size=161": "model.image_size: 161 is not a multiple of 32; take 160",
     "data.num_classes=9": "data.num_classes: 9 is not between 1 and 5",
-    "build_engine.precision=int4": "build_engine.precision: 'int4' is not one of f32, half, int8",
+    "build_engine.precision=int4": "build_engine.precision: 'int4' is not one of fp32, half, int8",
     "export.opset=3": "export.opset: 3 is not between 17 and 23",
     "engine.batch_sizes=[32,1]": "engine.batch_sizes: [32, 1] is not an ascending list",
     "data=yolo": "data.root: is not set; add data.root=VALUE",

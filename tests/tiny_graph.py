@@ -8,24 +8,34 @@ import numpy as np
 import onnx
 import onnx.reference
 
-from quantpipe.engines.engine import BuildSettings
+from quantpipe.engines.contract import BuildSettings
+from quantpipe.engines.registry import ENGINES
+from quantpipe.schema import build, field_types
 
-IMAGE_SIZE = 32
+IMAGE_SIZE = (32, 32)
 
 
-def settings(**changes: Any) -> BuildSettings:
-    fields: dict[str, Any] = {
-        "precision": "f32",
-        "float_precision": "f32",
-        "image_size": IMAGE_SIZE,
-        "batch_sizes": (1, 4),
+def settings(
+    name: str,
+    *,
+    precision: Any = "fp32",
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    **changes: Any,
+) -> BuildSettings[Any]:
+    """Of an engine by name; of what is given here, its library takes what it reads."""
+    kind = ENGINES[name].settings
+    values: dict[str, Any] = {
+        "float_precision": "fp32",
+        "batch_sizes": [1, 4],
         "mode": "latency",
         "num_streams": 0,
         "num_threads": 1,
         "workspace_mib": 64,
         "optimization_level": 3,
     }
-    return BuildSettings(**{**fields, **changes})
+    known = {key: value for key, value in values.items() if key in field_types(kind)}
+    engine = build(kind, {"name": name, **known, **changes}, "engine")
+    return BuildSettings(engine=engine, precision=precision, image_size=image_size)
 
 
 def _tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
@@ -43,9 +53,13 @@ def _weights() -> dict[str, np.ndarray]:
 
 
 def tiny_model(
-    *, quantized: bool = False, batch: int | str = "batch", opset: int = 19
+    *,
+    quantized: bool = False,
+    batch: int | str = "batch",
+    opset: int = 19,
+    image_size: tuple[int, int] = IMAGE_SIZE,
 ) -> onnx.ModelProto:
-    """stem 3x3/2 - ReLU - head 3x3 - (B, 256, 6); quantized in the OpenVINO placement."""
+    """stem 3x3/2 - ReLU - head 3x3 - (B, H W / 4, 6); quantized in the OpenVINO placement."""
     weights = _weights()
     initializers = [_tensor(name, values) for name, values in weights.items()]
     initializers.append(_tensor("shape", np.array([0, 6, -1])))
@@ -85,8 +99,12 @@ def tiny_model(
     graph = onnx.helper.make_graph(
         nodes,
         "tiny",
-        [onnx.helper.make_tensor_value_info("images", 1, [batch, 3, IMAGE_SIZE, IMAGE_SIZE])],
-        [onnx.helper.make_tensor_value_info("predictions", 1, [batch, 256, 6])],
+        [onnx.helper.make_tensor_value_info("images", 1, [batch, 3, *image_size])],
+        [
+            onnx.helper.make_tensor_value_info(
+                "predictions", 1, [batch, image_size[0] * image_size[1] // 4, 6]
+            )
+        ],
         initializers,
     )
     model = onnx.helper.make_model(
@@ -102,6 +120,6 @@ def reference(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     return predictions
 
 
-def some_images(count: int) -> np.ndarray:
-    shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
+def some_images(count: int, image_size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
+    shape = (count, 3, *image_size)
     return np.random.default_rng(9).random(shape, dtype=np.float32)

@@ -9,7 +9,7 @@ from tests.command_line import Finished, fork, start
 
 from quantpipe import __version__
 from quantpipe.core.lock import held_or_busy
-from quantpipe.engines.engine import ENGINES
+from quantpipe.engines.registry import ENGINES
 
 STEPS = (
     "train_repopt",

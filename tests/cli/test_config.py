@@ -53,7 +53,7 @@ def test_the_plan_is_typed_and_its_steps_are_those_of_the_recipe(shipped: DictCo
 
 def test_every_entry_of_each_is_a_step_of_its_own(shipped: DictConfig) -> None:
     steps = {step.name: step for step in plan_of(shipped).pipeline.steps}
-    assert steps["build_engine.fp32"].config.precision == "f32"
+    assert steps["build_engine.fp32"].config.precision == "fp32"
     assert steps["build_engine.qat"].config.precision == "int8"
     assert steps["build_engine.qat"].config.engine == steps["build_engine.fp32"].config.engine
     assert str(steps["export.qat"].inputs["scales"]) == "qat_distill.scales"

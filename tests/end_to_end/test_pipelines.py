@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tests.end_to_end.small_run import Command, read, small
 
 from quantpipe.engines.engine_file import read_engine_file
+from quantpipe.engines.registry import ENGINES
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def test_int8_engine_holds_integer_kernels(
     finished: subprocess.CompletedProcess[str],
 ) -> None:
     runs = command.folder / "outputs" / "runs" / "repopt_qat"
-    engine = read_engine_file(runs / "build_engine" / "qat" / "model.engine", "openvino")
+    engine = read_engine_file(runs / "build_engine" / "qat" / "model.engine", ENGINES["openvino"])
     blob = next(iter(engine.blobs.values()))
     network = openvino.Core().import_model(blob, "CPU").get_runtime_model()
     kernels = [

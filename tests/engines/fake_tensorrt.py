@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from tests.engines.fake_cuda import STREAM_HANDLE
 
-from quantpipe.engines import engine as engine_table
-from quantpipe.engines import tensorrt
+from quantpipe.engines import registry, tensorrt
+from quantpipe.engines.contract import Platform
 
 ANCHORS, COLUMNS = 4, 6
 _ENGINE = "quantpipe.engines.tensorrt.backend"
@@ -161,15 +161,23 @@ def put_in_place(trt: FakeTensorRt, monkeypatch: Any) -> None:
     modules = {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.bindings": bindings}
     for name, module in {**modules, "cuda.bindings.utils": utils}.items():
         monkeypatch.setitem(sys.modules, name, module)
+    found_by_polygraphy(trt, monkeypatch)
     # The module of the engine imports them, so it goes when they go.
     monkeypatch.setitem(sys.modules, _ENGINE, None)
     monkeypatch.setattr(tensorrt, "backend", None, raising=False)
     del sys.modules[_ENGINE]
     importlib.import_module(_ENGINE)
-    place = {"library": f"tensorrt {trt.__version__}", "hardware": "NVIDIA T4 (compute 7.5)"}
-    monkeypatch.setattr(engine_table, "availability", lambda name: None)
-    monkeypatch.setattr(engine_table, "identity", lambda name: place)
-    monkeypatch.setattr(f"{_ENGINE}.identity", lambda name: place)
+    here = Platform(library=f"tensorrt {trt.__version__}", hardware="NVIDIA T4 (compute 7.5)")
+    monkeypatch.setattr(registry, "availability", lambda name, **how: None)
+    monkeypatch.setattr(registry, "platform_here", lambda name: here)
+
+
+def found_by_polygraphy(trt: FakeTensorRt, monkeypatch: Any) -> None:
+    """Makes a stand-in the module that Polygraphy imports, which keeps the first that it meets."""
+    for name in list(sys.modules):
+        if name.startswith(("polygraphy", "quantpipe.engines.tensorrt.polygraphy")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
 
 
 class _Builder(_Bound):

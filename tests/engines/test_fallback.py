@@ -5,11 +5,11 @@ from typing import Any
 import onnx
 import pytest
 
-from quantpipe.engines.engine import EngineLayer
+from quantpipe.engines.contract import EngineLayer
 from quantpipe.engines.fallback import UNKNOWN, UNPLANNED, fallbacks
 
 
-def layer(name: str, *, precision: str = "f32", quantizable: bool = True) -> EngineLayer:
+def layer(name: str, *, precision: str = "fp32", quantizable: bool = True) -> EngineLayer:
     return EngineLayer(name=name, kind="Conv", precision=precision, quantizable=quantizable)
 
 
@@ -40,7 +40,7 @@ def test_only_float_layers_that_could_be_int8_are_told(tiny: Any) -> None:
 def test_the_plan_and_the_library_are_told_apart(tiny: Any) -> None:
     model = tiny.model(quantized=True)
     assert reason("openvino", model, "stem, relu") == (
-        "its Q/DQ pairs are in the graph; openvino chose a f32 kernel"
+        "its Q/DQ pairs are in the graph; openvino chose a fp32 kernel"
     )
     assert reason("openvino", without_pair(model, "stem"), "stem") == UNPLANNED
     assert reason("openvino", model, "reorder_17") == UNKNOWN

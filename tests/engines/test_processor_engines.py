@@ -13,9 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from quantpipe.engines.engine import build_engine, float_layers, load_engine
+from quantpipe.engines.contract import float_layers
 from quantpipe.engines.engine_file import read_engine_file, write_engine_file
 from quantpipe.engines.profile import operation_times
+from quantpipe.engines.registry import ENGINES, build_engine, load_engine
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.nms import NmsSettings, append_nms
@@ -26,7 +27,7 @@ BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
 def _built(tiny: Any, name: str, onnx_path: Any, **changes: Any) -> Any:
     path = onnx_path.with_suffix(f".{name}.engine")
-    build_engine(name, onnx_path, path, tiny.settings(**changes))
+    build_engine(onnx_path, path, tiny.settings(name, **changes))
     return path
 
 
@@ -41,6 +42,21 @@ def test_any_number_of_images_gives_the_references_predictions(
         engine.run(images), tiny.reference(tiny.model(), images), rtol=1e-4, atol=1e-4
     )
     engine.close()
+
+
+@BOTH
+def test_height_and_width_need_not_be_equal(tiny: Any, name: str, tmp_path: Path) -> None:
+    size = (20, 52)
+    model = tiny.model(image_size=size)
+    onnx.save(model, tmp_path / "wide.onnx")
+    engine = load_engine(name, _built(tiny, name, tmp_path / "wide.onnx", image_size=size))
+    images = tiny.images(5, size)
+    np.testing.assert_allclose(
+        engine.run(images), tiny.reference(model, images), rtol=1e-4, atol=1e-4
+    )
+    assert engine.profile(images[:4], 1)
+    with pytest.raises(ArtifactError, match=r"3, 20, 52\], not \(batch, 3, 52, 20\)"):
+        _built(tiny, name, tmp_path / "wide.onnx", image_size=size[::-1])
 
 
 @BOTH
@@ -62,8 +78,9 @@ def test_batches_that_run_at_once_keep_their_places(
 
 def test_openvino_takes_the_streams_it_is_given(tiny: Any, float_onnx: Path) -> None:
     path = _built(tiny, "openvino", float_onnx, mode="throughput", num_threads=2, num_streams=2)
-    content = read_engine_file(path, "openvino")
-    assert (content.header.mode, content.header.num_streams) == ("throughput", 2)
+    content = read_engine_file(path, ENGINES["openvino"])
+    told = content.header.settings.engine
+    assert (told.mode, told.num_streams) == ("throughput", 2)
     engine: Any = load_engine("openvino", path)
     assert {n.get_property("NUM_STREAMS") for n in engine._networks.values()} == {2}
 
@@ -95,7 +112,7 @@ def test_openvino_layers_tell_the_precision(tiny: Any, float_onnx: Path, int8_on
     assert found == {"int8": 2}
     assert not float_layers(layers)
     found, layers = precisions(float_onnx)
-    assert found == {"f32": 2}
+    assert found == {"fp32": 2}
     assert len(float_layers(layers)) == 2
     assert any("stem" in layer.name for layer in layers)
 
@@ -106,7 +123,7 @@ def test_openvino_half_is_bf16_where_the_processor_has_it(tiny: Any, float_onnx:
     expected = tiny.reference(tiny.model(), images)
     error = np.abs(engine.run(images) - expected).max() / np.abs(expected).max()
     kinds = {layer.precision for layer in engine.layers() if layer.quantizable}
-    assert kinds in ({"bf16"}, {"f32"})
+    assert kinds in ({"bf16"}, {"fp32"})
     assert error < 0.02
     if kinds == {"bf16"}:
         assert error > 1e-5
@@ -121,8 +138,9 @@ def test_onnxruntime_keeps_a_float_convolution_apart(tiny: Any, int8_onnx: Path)
 @BOTH
 def test_an_engine_from_elsewhere_names_both_values(tiny: Any, name: str, float_onnx: Path) -> None:
     path = _built(tiny, name, float_onnx)
-    engine = read_engine_file(path, name)
-    forged = dataclasses.replace(engine.header, library=f"{name} 0.0.1")
+    engine = read_engine_file(path, ENGINES[name])
+    elsewhere = dataclasses.replace(engine.header.platform, library=f"{name} 0.0.1")
+    forged = dataclasses.replace(engine.header, platform=elsewhere)
     write_engine_file(path, dataclasses.replace(engine, header=forged))
     with pytest.raises(MachineError, match=rf"{name} 0\.0\.1"):
         load_engine(name, path)
@@ -133,7 +151,7 @@ def test_a_blob_the_library_refuses_is_a_machine_error(
     tiny: Any, name: str, float_onnx: Path
 ) -> None:
     path = _built(tiny, name, float_onnx)
-    engine = read_engine_file(path, name)
+    engine = read_engine_file(path, ENGINES[name])
     blobs = dict.fromkeys(engine.blobs, b"nonsense" * 10)
     write_engine_file(path, dataclasses.replace(engine, blobs=blobs))
     with pytest.raises(MachineError, match="cannot load"):
@@ -196,7 +214,7 @@ def test_two_engines_live_side_by_side(
 
 
 @BOTH
-@pytest.mark.parametrize("precision", ["f32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_profile_lists_each_layer_once_and_leaves_the_engine_as_it_is(
     tiny: Any, name: str, precision: str, float_onnx: Path, int8_onnx: Path
 ) -> None:
@@ -242,7 +260,7 @@ def test_detections_come_as_predictions_that_suppress_to_themselves(
 ) -> None:
     model, path, chosen = detecting(2.0, quantized=quantized)
     images = tiny.images(num_images)
-    precision = "int8" if quantized else "f32"
+    precision = "int8" if quantized else "fp32"
     engine = load_engine(name, _built(tiny, name, path, precision=precision))
     plain = load_engine(name, _built(tiny, name, _saved(path, model), precision=precision))
     found = engine.run(images)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from quantpipe.engines.profile import LayerTime, fastest_times, operation_times
+from quantpipe.engines.contract import LayerTime
+from quantpipe.engines.profile import fastest_times, operation_times
 
 NAMES = {
     "detect.stems.1": "detect.stems.1",

@@ -7,11 +7,14 @@ import numpy as np
 import onnx
 import pytest
 
+from quantpipe.engines.registry import ENGINES
 from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.verify import compare, unoptimized
+
+PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
 
 
 def _types(model: Any) -> Any:
@@ -27,7 +30,7 @@ def test_convolutions_compute_in_float16_and_boxes_in_float32(
 ) -> None:
     graph = exported.graph
     if target is not None:
-        graph = insert_qdq(graph, exported.scales, None, target)
+        graph = insert_qdq(graph, exported.scales, None, PLACEMENT[target])
     half = to_half(graph)
     write_graph(tmp_path / "half.onnx", half)
     types = _types(half)
@@ -58,7 +61,7 @@ def test_the_file_is_about_half_as_large(exported: Any, tmp_path: Path) -> None:
 
 
 def test_scales_never_shrink_and_never_vanish(exported: Any) -> None:
-    graph = insert_qdq(exported.graph, exported.scales, None, "openvino")
+    graph = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["openvino"])
     before = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
     tiny = "detect.stems.0.block.conv.weight.scale"
     for tensor in graph.graph.initializer:

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from quantpipe.engines.registry import ENGINES
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.half import to_half
@@ -16,7 +17,8 @@ from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, simplify
 from quantpipe.export.verify import unoptimized, unoptimized_outputs
-from quantpipe.quantization.placement import PLACEMENT
+
+PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
 
 NAMES = ("a", "b", "c")
 FORMS = pytest.mark.parametrize("form", ["onnx", "tensorrt"])
@@ -159,7 +161,7 @@ def test_suppression_is_in_float32_and_leaves_the_graph_before_it_as_it_was(
 ) -> None:
     graph = exported.graph
     if target is not None:
-        graph = insert_qdq(graph, exported.scales, None, target)
+        graph = insert_qdq(graph, exported.scales, None, PLACEMENT[target])
     graph = simplify(to_half(graph))
     detecting = append_nms(graph, settings(), NAMES, form)
     before = {node.name: node.SerializeToString(deterministic=True) for node in graph.graph.node}

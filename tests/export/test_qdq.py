@@ -4,30 +4,31 @@ import copy
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.engines.registry import ENGINES
+from quantpipe.errors import ArtifactError
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.verify import compare, unoptimized
-from quantpipe.quantization.placement import PLACEMENT, Placement
+from quantpipe.quantization.placement import Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import quantize
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
 
+PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
+
 
 @pytest.fixture
-def signed_pairs(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A target with int8 activations and pairs on the inputs of concats."""
-    placement = dataclasses.replace(PLACEMENT["tensorrt"], quantized_concat_inputs=True)
-    monkeypatch.setitem(cast("dict[str, Placement]", PLACEMENT), "signed", placement)
-    return "signed"
+def signed_pairs() -> Placement:
+    """Int8 activations, and pairs on the inputs of concats."""
+    return dataclasses.replace(PLACEMENT["tensorrt"], quantized_concat_inputs=True)
 
 
 def _nodes(model: Any, kind: str) -> Any:
@@ -54,7 +55,7 @@ def _fake_quantized(exported: Any, plan: Any = None, scales: Any = None) -> Any:
 
 
 def test_the_graph_computes_what_fake_quantization_does(exported: Any, tmp_path: Path) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["tensorrt"])
     actual = _predictions(model, tmp_path / "q.onnx", exported.images)
     with torch.no_grad():
         plain = exported.network(exported.images).numpy()
@@ -85,7 +86,7 @@ def test_one_operation_computes_exactly_what_fake_quantization_does(
     plan = PrecisionPlan(
         operations={other: "int8" if other == name else "float" for other in names}, reason="test"
     )
-    model = insert_qdq(exported.graph, exported.scales, plan, "tensorrt")
+    model = insert_qdq(exported.graph, exported.scales, plan, PLACEMENT["tensorrt"])
     actual = _predictions(model, tmp_path / "q.onnx", exported.images)
     with torch.no_grad():
         plain = exported.network(exported.images).numpy()
@@ -96,7 +97,7 @@ def test_one_operation_computes_exactly_what_fake_quantization_does(
 
 
 def test_unsigned_activations_are_at_least_as_close_to_float(exported: Any, tmp_path: Path) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["onnxruntime"])
     actual = _predictions(model, tmp_path / "q.onnx", exported.images)
     with torch.no_grad():
         plain = exported.network(exported.images).numpy()
@@ -108,7 +109,7 @@ def test_unsigned_activations_are_at_least_as_close_to_float(exported: Any, tmp_
 def test_each_planned_operation_reads_pairs_and_each_tensor_has_one(
     exported: Any, target: str
 ) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, target)
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT[target])
     producers = _producers(model)
     for kind in ("Conv", "ConvTranspose", "MaxPool"):
         for node in _nodes(model, kind):
@@ -123,7 +124,7 @@ def test_each_planned_operation_reads_pairs_and_each_tensor_has_one(
 def test_biases_are_float_constants_that_the_convolution_reads_itself(
     exported: Any, target: str
 ) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, target)
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT[target])
     constants = _constants(model)
     convolutions = [*_nodes(model, "Conv"), *_nodes(model, "ConvTranspose")]
     biases = [constants[node.input[2]] for node in convolutions if len(node.input) > 2]
@@ -133,7 +134,7 @@ def test_biases_are_float_constants_that_the_convolution_reads_itself(
 
 @pytest.mark.parametrize("target", list(PLACEMENT))
 def test_transposed_convolutions_have_one_weight_scale(exported: Any, target: str) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, target)
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT[target])
     producers, constants = _producers(model), _constants(model)
     transposed = _nodes(model, "ConvTranspose")
     assert len(transposed) == 2
@@ -145,7 +146,7 @@ def test_transposed_convolutions_have_one_weight_scale(exported: Any, target: st
 
 def test_weights_are_pairs_for_tensorrt_and_integers_elsewhere(exported: Any) -> None:
     def kinds(target: str) -> Any:
-        model = insert_qdq(exported.graph, exported.scales, None, target)
+        model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT[target])
         constants = _constants(model)
         weights = [n for n in _nodes(model, "DequantizeLinear") if ".weight." in n.input[1]]
         return {constants.get(n.input[0], np.float32(0)).dtype for n in weights}, len(weights)
@@ -156,7 +157,7 @@ def test_weights_are_pairs_for_tensorrt_and_integers_elsewhere(exported: Any) ->
 
 
 def test_weight_scales_are_per_channel_but_for_transposed_convolutions(exported: Any) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, "openvino")
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["openvino"])
     constants = _constants(model)
     producers = _producers(model)
     for node in [*_nodes(model, "Conv"), *_nodes(model, "ConvTranspose")]:
@@ -171,11 +172,11 @@ def test_weight_scales_are_per_channel_but_for_transposed_convolutions(exported:
 
 
 def test_zero_points_are_zero_except_for_signed_tensors_of_processors(exported: Any) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["tensorrt"])
     constants = _constants(model)
     used = [constants[n.input[2]] for n in _nodes(model, "DequantizeLinear")]
     assert all(zero.dtype == np.int8 and not zero.any() for zero in used)
-    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["onnxruntime"])
     constants = _constants(model)
     activations = [
         (producer, constants[node.input[2]])
@@ -188,8 +189,10 @@ def test_zero_points_are_zero_except_for_signed_tensors_of_processors(exported: 
     assert (relu, silu) == ({0}, {128})
 
 
-def test_concat_inputs_carry_the_range_of_the_output(exported: Any, signed_pairs: str) -> None:
-    model = insert_qdq(exported.graph, exported.scales, None, "onnxruntime")
+def test_concat_inputs_carry_the_range_of_the_output(
+    exported: Any, signed_pairs: Placement
+) -> None:
+    model = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["onnxruntime"])
     producers, constants = _producers(model), _constants(model)
     quantized = {node.input[0]: node for node in _nodes(model, "QuantizeLinear")}
     concats = [node for node in _nodes(model, "Concat") if node.output[0] in quantized]
@@ -218,7 +221,7 @@ def test_a_plan_of_some_members_of_a_group_leaves_their_ranges_equal(
     plan = PrecisionPlan(
         operations={name: "float" if name in kept else "int8" for name in names}, reason=""
     )
-    model = insert_qdq(exported.graph, exported.scales, plan, target)
+    model = insert_qdq(exported.graph, exported.scales, plan, PLACEMENT[target])
     constants = _constants(model)
     ranges: dict[str, set[float]] = {}
     for node in _nodes(model, "QuantizeLinear"):
@@ -241,10 +244,10 @@ def test_a_plan_of_some_members_of_a_group_leaves_their_ranges_equal(
 
 
 def test_pairs_on_concat_inputs_change_no_value(
-    exported: Any, tmp_path: Path, signed_pairs: str
+    exported: Any, tmp_path: Path, signed_pairs: Placement
 ) -> None:
     with_pairs = insert_qdq(exported.graph, exported.scales, None, signed_pairs)
-    without = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    without = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["tensorrt"])
     images = exported.images
     np.testing.assert_allclose(
         _predictions(with_pairs, tmp_path / "a.onnx", images),
@@ -256,7 +259,7 @@ def test_pairs_on_concat_inputs_change_no_value(
 def test_a_plan_leaves_its_float_operations_alone(exported: Any) -> None:
     names = list(exported.scales.operations())
     plan = all_int8(names, keep_float=["detect"])
-    model = insert_qdq(exported.graph, exported.scales, plan, "openvino")
+    model = insert_qdq(exported.graph, exported.scales, plan, PLACEMENT["openvino"])
     producers = _producers(model)
     for node in _nodes(model, "Conv"):
         pair = producers.get(node.input[1])
@@ -270,17 +273,17 @@ def test_weights_beyond_their_range_are_cut_to_127_levels(exported: Any) -> None
     scales = dataclasses.replace(
         exported.scales, scales={**exported.scales.scales, f"{name}.weight": half}
     )
-    folded = insert_qdq(exported.graph, scales, None, "openvino")
+    folded = insert_qdq(exported.graph, scales, None, PLACEMENT["openvino"])
     codes = _constants(folded)[f"{name}.weight.int8"]
     assert (codes.min(), codes.max()) == (-127, 127)
-    pairs = _constants(insert_qdq(exported.graph, scales, None, "tensorrt"))
+    pairs = _constants(insert_qdq(exported.graph, scales, None, PLACEMENT["tensorrt"]))
     steps = pairs[f"{name}.weight.scale"].reshape(-1, 1, 1, 1)
     np.testing.assert_array_equal(np.rint(pairs[f"{name}.weight"] / steps), codes)
 
 
 def test_the_input_graph_stays_as_it_is(exported: Any) -> None:
     before = exported.graph.SerializeToString(deterministic=True)
-    insert_qdq(exported.graph, exported.scales, None, "tensorrt")
+    insert_qdq(exported.graph, exported.scales, None, PLACEMENT["tensorrt"])
     assert exported.graph.SerializeToString(deterministic=True) == before
 
 
@@ -288,7 +291,7 @@ def test_unequal_ranges_of_one_tensor_get_a_pair_each(exported: Any) -> None:
     name = "detect.cls_convs.0.block.conv.input"
     wider = dataclasses.replace(exported.scales.scales[name], amax=(100.0,))
     scales = dataclasses.replace(exported.scales, scales={**exported.scales.scales, name: wider})
-    model = insert_qdq(exported.graph, scales, None, "openvino")
+    model = insert_qdq(exported.graph, scales, None, PLACEMENT["openvino"])
     onnx.checker.check_model(model, full_check=True)
     counts = Counter(node.input[0] for node in _nodes(model, "QuantizeLinear"))
     assert sorted(counts.values())[-2:] == [1, 2]
@@ -302,13 +305,13 @@ def _without(scales: ScaleCache, name: str) -> ScaleCache:
 def test_a_missing_range_names_the_tensor(exported: Any) -> None:
     scales = _without(exported.scales, "detect.stems.1.block.conv.weight")
     with pytest.raises(ArtifactError, match=r"detect\.stems\.1\.block\.conv\.weight"):
-        insert_qdq(exported.graph, scales, None, "openvino")
+        insert_qdq(exported.graph, scales, None, PLACEMENT["openvino"])
 
 
 def test_an_unknown_operation_names_the_nearest(exported: Any) -> None:
     plan = PrecisionPlan(operations={"backbone.stem.convv": "int8"}, reason="test")
     with pytest.raises(ArtifactError, match=r"did you mean 'backbone\.stem\.conv'"):
-        insert_qdq(exported.graph, exported.scales, plan, "openvino")
+        insert_qdq(exported.graph, exported.scales, plan, PLACEMENT["openvino"])
 
 
 @pytest.mark.parametrize(
@@ -328,12 +331,7 @@ def test_ranges_that_engines_cannot_take_are_refused(
         exported.scales, scales={**exported.scales.scales, tensor: changed}
     )
     with pytest.raises(ArtifactError, match=told):
-        insert_qdq(exported.graph, scales, None, "openvino")
-
-
-def test_an_unknown_target_is_refused(exported: Any) -> None:
-    with pytest.raises(ConfigurationError, match="openvino"):
-        insert_qdq(exported.graph, exported.scales, None, "openvin")
+        insert_qdq(exported.graph, scales, None, PLACEMENT["openvino"])
 
 
 def _corrected(scales: ScaleCache, channels: dict[str, int]) -> ScaleCache:
@@ -352,9 +350,9 @@ def test_biases_are_corrected_where_an_operation_is_quantized(exported: Any, tar
     for name in CORRECTED:
         bias = plain[f"{name}.bias"]
         added = np.asarray(scales.bias_corrections[name], dtype=np.float32)
-        everywhere = _constants(insert_qdq(exported.graph, scales, None, target))
+        everywhere = _constants(insert_qdq(exported.graph, scales, None, PLACEMENT[target]))
         np.testing.assert_array_equal(everywhere[f"{name}.bias"], bias + added)
-        planned = _constants(insert_qdq(exported.graph, scales, plan, target))
+        planned = _constants(insert_qdq(exported.graph, scales, plan, PLACEMENT[target]))
         expected = bias if name == "backbone.stem.conv" else bias + added
         np.testing.assert_array_equal(planned[f"{name}.bias"], expected)
 
@@ -367,7 +365,7 @@ def test_a_corrected_operation_computes_what_fake_quantization_does(
     plan = PrecisionPlan(
         operations={n: "int8" if n == name else "float" for n in scales.operations()}, reason=""
     )
-    model = insert_qdq(exported.graph, scales, plan, "tensorrt")
+    model = insert_qdq(exported.graph, scales, plan, PLACEMENT["tensorrt"])
     actual = _predictions(model, tmp_path / "q.onnx", exported.images)
     expected = _fake_quantized(exported, plan, scales)
     plain = _fake_quantized(exported, plan)
@@ -386,7 +384,7 @@ def test_a_correction_stands_in_for_a_bias_of_zeros_that_the_exporter_dropped(
     del node.input[2:]
     (unused,) = (t for t in graph.graph.initializer if t.name == f"{name}.bias")
     graph.graph.initializer.remove(unused)
-    model = insert_qdq(graph, scales, None, "openvino")
+    model = insert_qdq(graph, scales, None, PLACEMENT["openvino"])
     added = np.asarray(scales.bias_corrections[name], dtype=np.float32)
     np.testing.assert_array_equal(_constants(model)[f"{name}.bias"], added)
     assert np.isfinite(_predictions(model, tmp_path / "q.onnx", exported.images)).all()
@@ -395,7 +393,7 @@ def test_a_correction_stands_in_for_a_bias_of_zeros_that_the_exporter_dropped(
 def test_corrections_that_fit_no_operation_are_refused(exported: Any) -> None:
     scales = _corrected(exported.scales, {"backbone.stem.conv": 7})
     with pytest.raises(ArtifactError, match="does not take 7 bias corrections"):
-        insert_qdq(exported.graph, scales, None, "openvino")
+        insert_qdq(exported.graph, scales, None, PLACEMENT["openvino"])
     with pytest.raises(ArtifactError, match="has 8 biases and 7 corrections"):
         quantize(exported.network, scales)
 
@@ -417,8 +415,8 @@ def test_integers_that_were_chosen_are_those_of_the_graph(
     assert codes_of(
         quantize(network, exported.scales).get_parameter(f"{name}.weight"), scale
     ).equal(wanted)
-    folded = _constants(insert_qdq(graph, exported.scales, None, "openvino"))
+    folded = _constants(insert_qdq(graph, exported.scales, None, PLACEMENT["openvino"]))
     np.testing.assert_array_equal(folded[f"{name}.weight.int8"], wanted.numpy())
-    pairs = _constants(insert_qdq(graph, exported.scales, None, "tensorrt"))
+    pairs = _constants(insert_qdq(graph, exported.scales, None, PLACEMENT["tensorrt"]))
     steps = pairs[f"{name}.weight.scale"].reshape((-1, 1, 1, 1) if scale.axis == 0 else ())
     np.testing.assert_array_equal(np.rint(pairs[f"{name}.weight"] / steps), wanted.numpy())

@@ -7,13 +7,15 @@ import numpy as np
 import onnx
 import pytest
 
+from quantpipe.engines.registry import ENGINES
 from quantpipe.errors import ArtifactError
 from quantpipe.export.half import to_half
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, require_same_qdq, simplify
 from quantpipe.export.verify import unoptimized
-from quantpipe.quantization.placement import PLACEMENT
+
+PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -23,7 +25,7 @@ def test_pairs_survive_and_predictions_stay(
 ) -> None:
     graph = exported.graph
     if target is not None:
-        graph = insert_qdq(graph, exported.scales, None, target)
+        graph = insert_qdq(graph, exported.scales, None, PLACEMENT[target])
     if half:
         graph = to_half(graph)
     simple = simplify(graph)
@@ -46,14 +48,14 @@ def test_operation_names_survive(exported: Any) -> None:
 
 
 def test_a_folded_weight_is_noticed(exported: Any) -> None:
-    before = insert_qdq(exported.graph, exported.scales, None, "tensorrt")
-    folded = insert_qdq(exported.graph, exported.scales, None, "openvino")
+    before = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["tensorrt"])
+    folded = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["openvino"])
     with pytest.raises(ArtifactError, match="QuantizeLinear"):
         require_same_qdq(qdq_scales(before), qdq_scales(folded))
 
 
 def test_a_changed_scale_is_noticed(exported: Any) -> None:
-    before = insert_qdq(exported.graph, exported.scales, None, "openvino")
+    before = insert_qdq(exported.graph, exported.scales, None, PLACEMENT["openvino"])
     after = onnx.ModelProto()
     after.CopyFrom(before)
     for tensor in after.graph.initializer:

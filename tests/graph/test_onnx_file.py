@@ -19,7 +19,7 @@ Load = Callable[[Path], object]
 
 
 def _source(path: Path) -> object:
-    return read_onnx_source(path, image_size=32, batch_sizes=(1,))
+    return read_onnx_source(path, image_size=(32, 32), batch_sizes=(1,))
 
 
 # Every function that hands what it reads to a library.
@@ -153,12 +153,14 @@ def test_a_newer_opset_than_can_be_checked_names_both(tmp_path: Path, load: Load
     )
 
 
-def test_the_size_is_that_of_square_images(tmp_path: Path) -> None:
+def test_the_size_is_height_and_width(tmp_path: Path) -> None:
     model = _model()
-    assert input_size(tmp_path, model) == 32
+    assert input_size(tmp_path, model) == (32, 32)
     shape = model.graph.input[0].type.tensor_type.shape
     shape.dim[3].dim_value = 64
-    with pytest.raises(ArtifactError, match=r"\[\[0, 3, 32, 64\]\], not one of \(batch, 3, S, S\)"):
+    assert input_size(tmp_path, model) == (32, 64)
+    shape.dim[2].dim_value = 0
+    with pytest.raises(ArtifactError, match=r"\[\[0, 3, 0, 64\]\], not one of \(batch, 3, H, W\)"):
         input_size(tmp_path, model)
     model.graph.ClearField("input")
     with pytest.raises(ArtifactError, match="its inputs are"):

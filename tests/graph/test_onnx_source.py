@@ -11,8 +11,8 @@ from quantpipe.export.nms import NmsSettings, append_nms
 from quantpipe.graph.onnx_source import OnnxSource, read_onnx_source
 
 
-def _read(path: Path, batch_sizes: tuple[int, ...] = (1, 4), image_size: int = 32) -> OnnxSource:
-    return read_onnx_source(path, image_size=image_size, batch_sizes=batch_sizes)
+def _read(path: Path, batch_sizes: tuple[int, ...] = (1, 4), side: int = 32) -> OnnxSource:
+    return read_onnx_source(path, image_size=(side, side), batch_sizes=batch_sizes)
 
 
 def test_a_dynamic_model_is_read_with_its_digest(float_onnx: Path) -> None:
@@ -60,7 +60,7 @@ def test_something_else_is_refused(tmp_path: Path, content: Any) -> None:
 
 def test_another_image_size_is_refused(float_onnx: Path) -> None:
     with pytest.raises(ArtifactError, match=r"\(batch, 3, 64, 64\)"):
-        _read(float_onnx, image_size=64)
+        _read(float_onnx, side=64)
 
 
 def test_a_fixed_batch_takes_no_other(tiny: Any, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from quantpipe.engines.benchmark import measure_latency
-from quantpipe.engines.engine import BuildSettings, build_engine, load_engine
+from quantpipe.engines.contract import BuildSettings
 from quantpipe.engines.profile import operation_times
+from quantpipe.engines.registry import ENGINES, build_engine, load_engine
 from quantpipe.engines.tensorrt.calibration_cache import activation_ranges
 from quantpipe.errors import ArtifactError
 from quantpipe.export.onnx_graph import write_graph
@@ -23,6 +24,8 @@ from quantpipe.graph.operations import (
     result_sizes,
 )
 from quantpipe.progress import Silent
+
+PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
 
 POOL = "backbone.ERBlock_5.2.sppf.m"
 
@@ -77,24 +80,20 @@ def test_every_operation_is_found_in_the_engines_that_run_it(exported: Any, tmp_
     names = operation_aliases(exported.graph)
     images = exported.images.numpy()
     for engine_name in ("openvino", "onnxruntime"):
-        for precision in ("f32", "int8"):
+        for precision in ("fp32", "int8"):
             graph = exported.graph
             if precision == "int8":
-                graph = insert_qdq(graph, exported.scales, None, engine_name)
+                graph = insert_qdq(graph, exported.scales, None, PLACEMENT[engine_name])
             source, path = tmp_path / "model.onnx", tmp_path / f"{engine_name}.{precision}"
             write_graph(source, graph)
-            settings = BuildSettings(
-                precision=precision,
-                float_precision="f32",
-                image_size=images.shape[-1],
-                batch_sizes=(len(images),),
-                mode="latency",
-                num_streams=0,
-                num_threads=1,
-                workspace_mib=64,
-                optimization_level=3,
+            told: dict[str, Any] = {"num_streams": 0, "num_threads": 1, "float_precision": "fp32"}
+            library = ENGINES[engine_name].settings(
+                name=engine_name, batch_sizes=(len(images),), mode="latency", **told
             )
-            build_engine(engine_name, source, path, settings)
+            settings = BuildSettings(
+                engine=library, precision=precision, image_size=images.shape[-2:]
+            )
+            build_engine(source, path, settings)
             engine = load_engine(engine_name, path)
             times = operation_times(engine.profile(images, 9), names)
             runs = {"whole": partial(engine.run, images)}
@@ -115,7 +114,7 @@ def _changed(exported: Any, op_type: str, number: int = 0) -> Any:
 def _refused(exported: Any, model: Any, told: str) -> None:
     """By everything that plans operations of a graph."""
     with pytest.raises(ArtifactError, match=told):
-        insert_qdq(model, exported.scales, None, "openvino")
+        insert_qdq(model, exported.scales, None, PLACEMENT["openvino"])
     with pytest.raises(ArtifactError, match=told):
         activation_ranges(model, exported.scales, None)
 

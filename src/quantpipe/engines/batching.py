@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from quantpipe.engines.engine import Images, Predictions
+from quantpipe.engines.contract import Images, Predictions
 
 
 def run_in_batches(
@@ -16,7 +16,7 @@ def run_in_batches(
 
     Args:
         run_batch: Computes one batch; its result is kept, so it must be its own memory.
-        images: (B, 3, S, S).
+        images: (B, 3, H, W).
         batch_sizes: What ``run_batch`` takes.
     """
     results = [
@@ -42,7 +42,7 @@ def split_batch(num_images: int, batch_sizes: Sequence[int]) -> Iterator[tuple[i
 
 
 def padded(images: Images, batch_size: int) -> Images:
-    """Returns contiguous float32 images (batch_size, 3, S, S), zeros after the given ones."""
+    """Returns contiguous float32 images (batch_size, 3, H, W), zeros after the given ones."""
     images = np.ascontiguousarray(images, dtype=np.float32)
     if len(images) == batch_size:
         return images

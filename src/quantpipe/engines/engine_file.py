@@ -6,117 +6,84 @@ the header as JSON, then the blobs one after another, whose sizes and digests th
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic
 
-from quantpipe.engines.engine import BuildSettings
-from quantpipe.errors import ArtifactError, MachineError
+from quantpipe.engines.contract import (
+    BuildSettings,
+    EngineSpec,
+    ImageSize,
+    Platform,
+    Precision,
+    S,
+)
+from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
+from quantpipe.schema import Between, convert
 
 _MAGIC = b"QPENGINE"
-_FORMAT = 2
+_FORMAT = 3
 _FIXED = len(_MAGIC) + 8 + 32
+_SETTINGS = {"precision": Precision, "image_size": Annotated[ImageSize, Between(1)]}
+_HEADER = {
+    "platform": Platform,
+    "onnx_sha256": str,
+    "num_classes": Annotated[int, Between(1)] | None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineHeader:
+class EngineHeader(Generic[S]):
     """What an engine file holds.
 
     Attributes:
-        engine: A name of :data:`quantpipe.engines.engine.ENGINES`.
-        library: Library and version that built it.
-        hardware: What it was built for.
-        precision: The precision asked for.
-        float_precision: What the float operations of an ``int8`` engine run in.
-        image_size: Side of the square input in pixels.
-        batch_sizes: Batch sizes it was built for, ascending.
-        mode: ``latency`` or ``throughput``.
-        num_streams: Batches at once in ``throughput``; 0 is the library's choice.
-        num_threads: Threads an engine uses; 0 is the library's choice.
-        workspace_mib: Scratch memory its builder might use, in MiB.
-        optimization_level: How long its builder searched, 0 to 5.
+        platform: What it was built with and for.
+        settings: How it was built.
         onnx_sha256: Digest of the ONNX file it was built from.
         num_classes: Of an engine that hands out detections; None of one that predicts.
     """
 
-    engine: str
-    library: str
-    hardware: str
-    precision: str
-    float_precision: str
-    image_size: int
-    batch_sizes: tuple[int, ...]
-    mode: str
-    num_streams: int
-    num_threads: int
-    workspace_mib: int
-    optimization_level: int
+    platform: Platform
+    settings: BuildSettings[S]
     onnx_sha256: str
     num_classes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineFile:
+class EngineFile(Generic[S]):
     """A whole engine file in memory; ``blobs`` are the library's, by name."""
 
-    header: EngineHeader
+    header: EngineHeader[S]
     blobs: Mapping[str, bytes]
 
 
-def header_for(
-    engine: str,
-    place: Mapping[str, str],
-    settings: BuildSettings,
-    onnx_sha256: str,
-    num_classes: int | None = None,
-) -> EngineHeader:
-    """Returns the header of an engine built here; ``place`` is what ``identity`` returns."""
-    return EngineHeader(
-        engine=engine,
-        library=place["library"],
-        hardware=place["hardware"],
-        precision=settings.precision,
-        float_precision=settings.float_precision,
-        image_size=settings.image_size,
-        batch_sizes=settings.batch_sizes,
-        mode=settings.mode,
-        num_streams=settings.num_streams,
-        num_threads=settings.num_threads,
-        workspace_mib=settings.workspace_mib,
-        optimization_level=settings.optimization_level,
-        onnx_sha256=onnx_sha256,
-        num_classes=num_classes,
-    )
-
-
-def write_engine_file(path: Path, engine: EngineFile) -> None:
+def write_engine_file(path: Path, engine: EngineFile[Any]) -> None:
     """Writes an engine file atomically."""
     blobs = [
         {"name": name, "bytes": len(content), "sha256": sha256_bytes(content)}
         for name, content in engine.blobs.items()
     ]
-    fields = {**vars(engine.header), "batch_sizes": list(engine.header.batch_sizes)}
-    header = canonical_json({"format": _FORMAT, **fields, "blobs": blobs}).encode()
+    fields = {"format": _FORMAT, **asdict(engine.header), "blobs": blobs}
+    header = canonical_json(fields).encode()
     digest = hashlib.sha256(header).digest()
     parts = [_MAGIC, len(header).to_bytes(8, "big"), digest, header, *engine.blobs.values()]
     write_atomic(path, b"".join(parts))
 
 
-def read_engine_file(path: Path, engine: str) -> EngineFile:
-    """Reads and checks an engine file of the named engine.
+def read_engine_file(path: Path, spec: EngineSpec) -> EngineFile[Any]:
+    """Reads and checks a file of one kind of engine.
 
     Raises:
         ArtifactError: It is not an engine file, is damaged, or is another engine's.
     """
     fields, content, start = _open(path)
-    if fields["engine"] != engine:
-        raise ArtifactError(f"is an engine of '{fields['engine']}', not of '{engine}'", path=path)
+    if (name := _engine(path, fields)["name"]) != spec.name:
+        raise ArtifactError(f"is an engine of '{name}', not of '{spec.name}'", path=path)
+    header = _header(path, fields, spec)
     blobs: dict[str, bytes] = {}
     for entry in fields["blobs"]:
         blob = content[start : start + entry["bytes"]]
@@ -126,17 +93,20 @@ def read_engine_file(path: Path, engine: str) -> EngineFile:
         start += len(blob)
     if start != len(content):
         raise _damaged(path, f"{len(content) - start} bytes follow its end")
-    return EngineFile(header=_engine_header(fields), blobs=blobs)
+    return EngineFile(header=header, blobs=blobs)
 
 
-def read_header(path: Path) -> EngineHeader:
-    """Returns the header of an engine file of any engine; the rest is not checked.
+def read_header(path: Path, specs: Mapping[str, EngineSpec]) -> EngineHeader[Any]:
+    """Returns the header of a file of any of some engines, by name; the rest is not checked.
 
     Raises:
-        ArtifactError: It is not an engine file, or its header is damaged.
+        ArtifactError: It is not an engine file, its header is damaged, or none of these wrote it.
     """
     fields, _, _ = _open(path)
-    return _engine_header(fields)
+    name = _engine(path, fields)["name"]
+    if name not in specs:
+        raise _damaged(path, f"is an engine of '{name}', which is not known here")
+    return _header(path, fields, specs[name])
 
 
 def network_bytes(path: Path) -> int:
@@ -149,16 +119,17 @@ def network_bytes(path: Path) -> int:
     return min(int(entry["bytes"]) for entry in fields["blobs"])
 
 
-def require_place(path: Path, header: EngineHeader, place: Mapping[str, str]) -> None:
+def require_platform(path: Path, header: EngineHeader[Any], platform: Platform) -> None:
     """Refuses an engine that was built by another library version or for other hardware.
 
     Raises:
         MachineError: Naming both values.
     """
-    for what, built in (("library", header.library), ("hardware", header.hardware)):
-        if built != place[what]:
+    for what, here in vars(platform).items():
+        built = getattr(header.platform, what)
+        if built != here:
             raise MachineError(
-                f"was built with {what} '{built}', but this machine has '{place[what]}'",
+                f"was built with {what} '{built}', but this machine has '{here}'",
                 path=path,
                 hint="build the engine again here from its ONNX file",
             )
@@ -187,29 +158,33 @@ def _fields(path: Path, raw: bytes) -> dict[str, Any]:
     form = fields.get("format") if isinstance(fields, dict) else None
     if form != _FORMAT:
         raise _damaged(path, f"has format {form}, known is {_FORMAT}")
-    known = {field.name for field in dataclasses.fields(EngineHeader)} | {"blobs"}
-    missing = sorted(known - set(fields))
+    missing = sorted({*_HEADER, "settings", "blobs"} - set(fields))
     if missing:
         raise _damaged(path, f"its header says nothing of {', '.join(missing)}")
-    for name in sorted(known):
-        if not _is_sound(name, fields[name]):
-            raise _damaged(path, f"{name} in its header is no such thing")
+    blobs = fields["blobs"]
+    if not (isinstance(blobs, list) and blobs and all(map(_is_blob, blobs))):
+        raise _damaged(path, "blobs in its header is no such thing")
     return dict(fields)
 
 
-def _is_sound(name: str, value: Any) -> bool:
-    """Whether a field of the header can be what its name says."""
-    if name == "blobs":
-        return isinstance(value, list) and bool(value) and all(map(_is_blob, value))
-    if name == "batch_sizes":
-        sizes = value if isinstance(value, list) else []
-        return bool(sizes) and all(map(_is_positive, sizes)) and sizes == sorted(set(sizes))
-    if name == "num_classes":
-        return value is None or _is_positive(value)
-    if name == "image_size":
-        return _is_positive(value)
-    kind = typing.get_type_hints(EngineHeader)[name]
-    return type(value) is kind and (kind is str or value >= 0)
+def _engine(path: Path, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a header that the library's settings are read from; its name is a text."""
+    settings = fields["settings"]
+    engine = settings.get("engine") if isinstance(settings, dict) else None
+    if not isinstance(engine, dict) or not isinstance(engine.get("name"), str):
+        raise _damaged(path, "settings in its header is no such thing")
+    return engine
+
+
+def _header(path: Path, fields: Mapping[str, Any], spec: EngineSpec) -> EngineHeader[Any]:
+    settings = fields["settings"]
+    try:
+        engine = convert(spec.settings, _engine(path, fields), "engine")
+        build = {name: convert(kind, settings.get(name), name) for name, kind in _SETTINGS.items()}
+        header = {name: convert(kind, fields[name], name) for name, kind in _HEADER.items()}
+    except ConfigurationError as error:
+        raise _damaged(path, f"{error.path} in its header is no such thing") from error
+    return EngineHeader(settings=BuildSettings(engine=engine, **build), **header)
 
 
 def _is_blob(entry: Any) -> bool:
@@ -217,15 +192,6 @@ def _is_blob(entry: Any) -> bool:
         return False
     texts = all(isinstance(entry.get(name), str) for name in ("name", "sha256"))
     return texts and type(entry.get("bytes")) is int and entry["bytes"] >= 0
-
-
-def _is_positive(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _engine_header(fields: Mapping[str, Any]) -> EngineHeader:
-    known = {field.name: fields[field.name] for field in dataclasses.fields(EngineHeader)}
-    return EngineHeader(**{**known, "batch_sizes": tuple(known["batch_sizes"])})
 
 
 def _damaged(path: Path, cause: str) -> ArtifactError:

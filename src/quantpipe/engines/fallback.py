@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from quantpipe.engines.engine import EngineLayer, float_layers
+from quantpipe.engines.contract import EngineLayer, QuantizedNode, float_layers
 from quantpipe.engines.profile import names_within
+from quantpipe.engines.registry import engine_spec
 
 UNPLANNED = "its graph has no Q/DQ pair here: the plan leaves it in float"
 UNKNOWN = "no operation of its graph is called so"
@@ -28,7 +29,7 @@ def fallbacks(
     """Returns the float layers of an INT8 engine with what the graph and the library tell of each.
 
     Args:
-        engine: A name of :data:`quantpipe.engines.engine.ENGINES`.
+        engine: A name of :data:`quantpipe.engines.registry.ENGINES`.
         layers: As the engine lists them.
         model: The graph with Q/DQ that it was built from.
     """
@@ -75,12 +76,10 @@ def _reason(engine: str, layer: EngineLayer, graph: _Graph) -> str:
         )
     if not all(graph.dequantized(name) for name in _quantized_inputs(node)):
         return UNPLANNED
-    if engine == "onnxruntime":
-        if node.op_type == "ConvTranspose":
-            return "ONNX Runtime has no integer ConvTranspose"
-        if node.op_type == "Conv" and not graph.requantized(node):
-            return "nothing quantizes its result, which ONNX Runtime's integer convolution needs"
-    return f"its Q/DQ pairs are in the graph; {engine} chose a {layer.precision} kernel"
+    facts = QuantizedNode(kind=node.op_type, requantized=graph.requantized(node))
+    return engine_spec(engine).fallback(facts) or (
+        f"its Q/DQ pairs are in the graph; {engine} chose a {layer.precision} kernel"
+    )
 
 
 def _quantizable(nodes: Mapping[str, onnx.NodeProto]) -> dict[str, str]:

@@ -29,6 +29,7 @@ _INSTRUCTION_SETS = (
 )
 _CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA_SMI_SECONDS = 20
+NO_NVIDIA_GPU = "no NVIDIA GPU answers here (nvidia-smi); choose another engine"
 
 
 def processor() -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantpipe.engines.contract import LayerTime
+
 # Libraries join the names of what they fused: OpenVINO by commas, TensorRT by plus signs and bars.
 _FUSED = re.compile(r"\s*(?:,|\+|\|\|)\s*")
 # Copies that TensorRT names by the layers between which they stand.
@@ -15,14 +17,6 @@ _COPY = "Reformatting CopyNode"
 # What libraries put behind a name: a part (OpenVINO), a second node of a module, a layout or a
 # counter (ONNX Runtime), a constant that is made ready at run time.
 _PART = re.compile(r"(?:/.*|_nchwc|_token_\d+|_quant|[._](?:weight|bias)(?:[._].*)?)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerTime:
-    """An executed layer: its name, with the names of what is fused into it, and milliseconds."""
-
-    name: str
-    milliseconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,7 @@ def operation_times(layers: Sequence[LayerTime], names: Mapping[str, str]) -> Op
     """Divides layers among operations; one into which several are fused counts equally for each.
 
     Args:
-        layers: As :meth:`quantpipe.engines.engine.Engine.profile` returns them.
+        layers: As :meth:`quantpipe.engines.contract.Engine.profile` returns them.
         names: The operation behind each name that a layer of it may carry: that of its node, or
             of the tensor that it computes
             (:func:`quantpipe.graph.operations.operation_aliases`).

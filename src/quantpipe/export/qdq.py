@@ -1,7 +1,7 @@
 """Inserting Q/DQ pairs into a float ONNX graph from a scale cache.
 
 The graph is edited, not traced from fake-quantized modules: the scales are those of the cache, and
-the placement is the engine's (:mod:`quantpipe.quantization.placement`).
+the placement is the engine's (:class:`quantpipe.quantization.placement.Placement`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.graph.operations import CONVOLUTIONS, operation_nodes, require_operations
-from quantpipe.quantization.placement import Placement, placement_for
+from quantpipe.quantization.placement import Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
 
@@ -28,7 +28,7 @@ _KEEPS_SIGN = frozenset({"MaxPool", "Concat", "Reshape", "Transpose"})
 
 
 def insert_qdq(
-    model: onnx.ModelProto, scales: ScaleCache, plan: PrecisionPlan | None, target: str
+    model: onnx.ModelProto, scales: ScaleCache, plan: PrecisionPlan | None, placement: Placement
 ) -> onnx.ModelProto:
     """Returns a copy of a float graph in which the planned operations are quantized.
 
@@ -41,12 +41,11 @@ def insert_qdq(
         model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
         scales: Ranges named ``<operation>.input`` and ``<operation>.weight``.
         plan: Which operations are quantized; None means every one that has an input range.
-        target: A name of :data:`quantpipe.quantization.placement.PLACEMENT`.
+        placement: Where pairs go, and in what form.
 
     Raises:
         ArtifactError: A planned operation is not in the graph, or has no range of the right shape.
     """
-    placement = placement_for(target)
     edited = ir.from_proto(model)
     nodes = operation_nodes(edited.graph)
     planned = _planned(scales, plan)

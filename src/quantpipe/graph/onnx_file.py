@@ -72,8 +72,8 @@ def require_opset(path: Path, opset: int, limit: int, library: str) -> None:
         )
 
 
-def input_size(path: Path, model: onnx.ModelProto) -> int:
-    """Returns the side in pixels of the images (batch, 3, S, S) that a model takes.
+def input_size(path: Path, model: onnx.ModelProto) -> tuple[int, int]:
+    """Returns height and width in pixels of the images (batch, 3, H, W) that a model takes.
 
     Raises:
         ArtifactError: It takes something else.
@@ -83,9 +83,9 @@ def input_size(path: Path, model: onnx.ModelProto) -> int:
     ]
     if len(shapes) == 1 and len(shapes[0]) == 4:
         _, channels, height, width = shapes[0]
-        if channels == _CHANNELS and height == width > 0:
-            return int(width)
-    raise ArtifactError(f"its inputs are {shapes}, not one of (batch, 3, S, S)", path=path)
+        if channels == _CHANNELS and min(height, width) > 0:
+            return int(height), int(width)
+    raise ArtifactError(f"its inputs are {shapes}, not one of (batch, 3, H, W)", path=path)
 
 
 def num_detected_classes(path: Path, model: onnx.ModelProto) -> int | None:

@@ -41,8 +41,15 @@ class OnnxSource:
     opset: int
 
 
-def read_onnx_source(path: Path, *, image_size: int, batch_sizes: tuple[int, ...]) -> OnnxSource:
+def read_onnx_source(
+    path: Path, *, image_size: tuple[int, int], batch_sizes: tuple[int, ...]
+) -> OnnxSource:
     """Reads a self-contained ONNX file and checks it against the shapes it is to be built for.
+
+    Args:
+        path: The file.
+        image_size: Height and width in pixels.
+        batch_sizes: A graph of a fixed batch serves that one alone.
 
     Raises:
         ArtifactError: It is not a whole ONNX file, refers to other files, or has other shapes.
@@ -69,13 +76,16 @@ def read_onnx_source(path: Path, *, image_size: int, batch_sizes: tuple[int, ...
 
 
 def _require_shape(
-    path: Path, value: onnx.ValueInfoProto, image_size: int, batch_sizes: tuple[int, ...]
+    path: Path,
+    value: onnx.ValueInfoProto,
+    image_size: tuple[int, int],
+    batch_sizes: tuple[int, ...],
 ) -> int | None:
     dims = value.type.tensor_type.shape.dim
     shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
-    if len(shape) != 4 or shape[1:] != [3, image_size, image_size]:
+    if len(shape) != 4 or shape[1:] != [3, *image_size]:
         raise ArtifactError(
-            f"its input is {shape}, not (batch, 3, {image_size}, {image_size})",
+            f"its input is {shape}, not (batch, 3, {image_size[0]}, {image_size[1]})",
             path=path,
             hint="export it at the image size of the engine",
         )

@@ -1,76 +1,63 @@
-"""The ``engine`` group: which inference library, and how it builds."""
+"""The ``engine`` group: which inference library, how it builds, and what it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import util
-from typing import Annotated, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from quantpipe.engines.engine import (
-    BuilderApi,
-    FloatPrecision,
-    Mode,
-    Precision,
+from quantpipe.engines.contract import LibrarySettings, Platform, Precision
+from quantpipe.engines.registry import (
+    ENGINES,
     availability,
-    identity,
+    engine_spec,
+    platform_here,
     require_mode,
     require_precision,
 )
 from quantpipe.errors import ConfigurationError, MachineError
 from quantpipe.schema import Between
 
-EngineName = Literal[
-    "openvino",
-    "onnxruntime",
-    "tensorrt",
-    "onnxruntime_cuda",
-    "onnxruntime_tensorrt",
-    "onnxruntime_tensorrt_rtx",
-]
+if TYPE_CHECKING:
+    EngineName = str
+    EngineSettings = LibrarySettings
+else:
+    # Whatever the table lists: an engine's settings are told apart by its name.
+    EngineName = Literal[tuple(ENGINES)]
+    EngineSettings = reduce(or_, (spec.settings for spec in ENGINES.values()))
 
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """Settings shared by all engines of a run; see ``conf/engine``."""
-
-    name: EngineName
-    batch_sizes: Annotated[tuple[int, ...], Between(1, 1024)]
-    float_precision: FloatPrecision
-    mode: Mode
-    num_streams: Annotated[int, Between(0, 1024)]
-    num_threads: Annotated[int, Between(0, 1024)]
-    workspace_mib: Annotated[int, Between(16)]
-    optimization_level: Annotated[int, Between(0, 5)]
-    builder: BuilderApi
-
-    def __post_init__(self) -> None:
-        if not self.batch_sizes or sorted(set(self.batch_sizes)) != list(self.batch_sizes):
-            raise ConfigurationError(
-                f"{list(self.batch_sizes)} is not an ascending list", path="batch_sizes"
-            )
+Opset = Literal["auto"] | Annotated[int, Between(17, 23)]
 
 
 def check_engine(engine: EngineSettings, precision: Precision) -> None:
     """Raises MachineError or ConfigurationError where the engine cannot be built here."""
-    reason = availability(engine.name)
+    reason = availability(engine.name, building=True)
     if reason is not None:
         raise MachineError(reason, path=f"engine={engine.name}")
     require_precision(engine.name, precision)
     require_mode(engine.name, engine.mode)
-    if engine.name == "tensorrt" and engine.builder == "polygraphy" and not polygraphy_is_here():
-        raise MachineError(
-            "Polygraphy is not installed",
-            path="engine.builder=polygraphy",
-            hint="pip install 'polygraphy>=0.53.6', or set engine.builder=api",
-        )
 
 
-def polygraphy_is_here() -> bool:
-    """Whether Polygraphy can be imported."""
-    return util.find_spec("polygraphy") is not None
-
-
-def engine_place(engine: EngineSettings) -> Mapping[str, str]:
+def engine_platform(engine: EngineSettings) -> Platform:
     """The library version and the hardware that an engine is tied to."""
-    return identity(engine.name)
+    return platform_here(engine.name)
+
+
+def resolved_opset(opset: Opset, target: str, *, path: str = "opset") -> int:
+    """Returns the opset to write for an engine: as given, or what the library here is best with.
+
+    ``path`` is the key that an error names.
+
+    Raises:
+        ConfigurationError: The library that is installed here does not parse it.
+    """
+    known = engine_spec(target).opsets()
+    if opset == "auto":
+        return known.best
+    if known.newest is not None and opset > known.newest:
+        raise ConfigurationError(
+            f"{known.reader} parses ONNX up to opset {known.newest}, not {opset}",
+            path=path,
+            hint="set it to auto",
+        )
+    return opset

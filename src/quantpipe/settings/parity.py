@@ -23,7 +23,7 @@ class ParitySettings:
 
     Attributes:
         num_images: The first of the validation images.
-        float32: For float32 engines.
+        fp32: For FP32 engines.
         half: For FP16 and bf16 engines.
         int8_limit: Mean distance of an INT8 engine from the float network, in those of the
             fake-quantized network.
@@ -31,7 +31,7 @@ class ParitySettings:
     """
 
     num_images: Annotated[int, Between(1)]
-    float32: MeanLimits
+    fp32: MeanLimits
     half: MeanLimits
     int8_limit: Positive
     min_agreement: Fraction

@@ -1,9 +1,7 @@
-"""Building through both APIs, and the engine file, over stand-ins of five versions."""
+"""Building through Polygraphy, and the engine file, over stand-ins of five versions."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +9,33 @@ import numpy as np
 import onnx
 import pytest
 from tests.engines.fake_cuda import FakeCuda
-from tests.engines.fake_tensorrt import VERSIONS, FakeTensorRt, function, put_in_place
+from tests.engines.fake_tensorrt import (
+    VERSIONS,
+    FakeTensorRt,
+    found_by_polygraphy,
+    function,
+    put_in_place,
+)
 
-from quantpipe.engines import engine as engine_table
+from quantpipe.engines import registry
+from quantpipe.engines.contract import BuildInputs, Platform
+from quantpipe.engines.registry import build_engine, load_engine
 from quantpipe.engines.tensorrt.build import build_plan
-from quantpipe.engines.tensorrt.timing_cache import TimingCache
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.onnx_source import read_onnx_source
 
 OLD, MIDDLE, TYPED, NEW = "8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"
 CACHE = "TRT-8601-EntropyCalibration2\nimages: 3c010204\n"
-with_polygraphy = pytest.param(
-    "polygraphy",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("polygraphy") is None,
-        reason="needs Polygraphy: pip install 'polygraphy>=0.53.6'",
-    ),
-)
-BUILDERS = ["api", with_polygraphy]
+pytest.importorskip("polygraphy", reason="needs Polygraphy: pip install 'polygraphy>=0.53.6'")
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``fake(version, **options)``: a stand-in, also as the module that Polygraphy imports.
-
-    Polygraphy keeps the first TensorRT that it meets.
-    """
+    """``fake(version, **options)``: a stand-in, also as the module that Polygraphy imports."""
 
     def make(version: str, **options: Any) -> FakeTensorRt:
         trt = FakeTensorRt(version, **options)
-        for name in list(sys.modules):
-            if name.startswith(("polygraphy", "quantpipe.engines.tensorrt.polygraphy")):
-                monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        found_by_polygraphy(trt, monkeypatch)
         return trt
 
     return make
@@ -61,7 +53,7 @@ def quantized(tiny: Any, tmp_path: Path) -> Any:
 
 def _source(model: onnx.ModelProto, folder: Path) -> Any:
     onnx.save(model, folder / "model.onnx")
-    return read_onnx_source(folder / "model.onnx", image_size=32, batch_sizes=(1, 4))
+    return read_onnx_source(folder / "model.onnx", image_size=(32, 32), batch_sizes=(1, 4))
 
 
 def _told(trt: FakeTensorRt, name: str) -> list[Any]:
@@ -81,18 +73,17 @@ def test_the_stand_ins_are_no_more_generous_than_the_bindings() -> None:
         config.max_workspace_size = 1
 
 
-@pytest.mark.parametrize("through", BUILDERS)
 @pytest.mark.parametrize(
     ("version", "network_flags", "precision", "floats", "expected"),
     [
-        (OLD, 1, "f32", "f32", []),
-        (OLD, 1, "half", "f32", ["FP16"]),
+        (OLD, 1, "fp32", "fp32", []),
+        (OLD, 1, "half", "fp32", ["FP16"]),
         (OLD, 1, "int8", "half", ["FP16", "INT8"]),
-        (OLD, 1, "int8", "f32", ["INT8"]),
+        (OLD, 1, "int8", "fp32", ["INT8"]),
         ("10.0.1", 0, "half", "half", ["FP16"]),
         (MIDDLE, 0, "int8", "half", ["FP16", "INT8"]),
         (TYPED, 2, "int8", "half", []),
-        (TYPED, 2, "f32", "f32", []),
+        (TYPED, 2, "fp32", "fp32", []),
         (NEW, 0, "int8", "half", []),
         (NEW, 0, "half", "half", []),
     ],
@@ -107,10 +98,9 @@ def test_each_version_gets_the_flags_it_has(
     precision: str,
     floats: str,
     expected: Any,
-    through: str,
 ) -> None:
     trt = fake(version)
-    settings = tiny.settings(precision=precision, float_precision=floats, builder=through)
+    settings = tiny.settings("tensorrt", precision=precision, float_precision=floats)
     build_plan(trt, quantized if precision == "int8" else source, settings)
     assert trt.log.network_flags == network_flags
     assert _told(trt, "set_flag") == expected
@@ -120,43 +110,33 @@ def test_each_version_gets_the_flags_it_has(
     assert trt.log.plugins == 1
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("polygraphy") is None,
-    reason="needs Polygraphy: pip install 'polygraphy>=0.53.6'",
-)
 @pytest.mark.parametrize(
     ("version", "cached"),
     [(version, cached) for version in VERSIONS for cached in (False, True)][:-1],  # 11: no caches
 )
-def test_both_apis_tell_tensorrt_the_same(
+def test_what_was_timed_before_is_not_timed_again(
     tiny: Any, fake: Any, source: Any, quantized: Any, version: str, cached: bool
 ) -> None:
-    told = []
-    for through in ("api", "polygraphy"):
-        trt = fake(version)
-        settings = tiny.settings(
-            precision="int8",
-            float_precision="half",
-            builder=through,
-            calibration_cache=CACHE if cached else None,
-        )
-        timings = f"timings of {version}".encode()
-        plan, kept = build_plan(trt, source if cached else quantized, settings, timings)
-        told.append((sorted(map(repr, trt.log.told)), trt.log.timed, plan, kept))
-    assert told[0] == told[1]
-    assert told[0][1] == 0  # nothing was timed again
+    trt = fake(version)
+    settings = tiny.settings("tensorrt", precision="int8", float_precision="half")
+    timings = f"timings of {version}".encode()
+    _, kept = build_plan(
+        trt,
+        source if cached else quantized,
+        settings,
+        calibration_cache=CACHE if cached else None,
+        timings=timings,
+    )
+    assert kept == timings
+    assert trt.log.timed == 0
 
 
-@pytest.mark.parametrize("through", BUILDERS)
-def test_each_batch_size_gets_its_own_profile(
-    tiny: Any, fake: Any, source: Any, through: str
-) -> None:
+def test_each_batch_size_gets_its_own_profile(tiny: Any, fake: Any, source: Any) -> None:
     trt = fake(NEW)
-    build_plan(trt, source, tiny.settings(builder=through))
+    build_plan(trt, source, tiny.settings("tensorrt"))
     assert _told(trt, "profile") == [{"images": [[n, 3, 32, 32]] * 3} for n in (1, 4)]
 
 
-@pytest.mark.parametrize("through", BUILDERS)
 @pytest.mark.parametrize(
     ("version", "number", "flags"), [(OLD, 8601, 1), (MIDDLE, 100300, 0), (TYPED, 101601, 0)]
 )
@@ -176,14 +156,11 @@ def test_a_calibration_cache_makes_a_weakly_typed_network_up_to_10(
     version: str,
     number: int,
     flags: int,
-    through: str,
 ) -> None:
     trt = fake(version)
     text = CACHE.replace("EntropyCalibration2", algorithm)
-    settings = tiny.settings(
-        precision="int8", float_precision="half", calibration_cache=text, builder=through
-    )
-    build_plan(trt, source, settings)
+    settings = tiny.settings("tensorrt", precision="int8", float_precision="half")
+    build_plan(trt, source, settings, calibration_cache=text)
     calibrator = trt.log.config.int8_calibrator
     assert isinstance(calibrator, getattr(trt, base))
     # TensorRT sets a cache of another version aside.
@@ -198,8 +175,9 @@ def test_a_calibration_cache_makes_a_weakly_typed_network_up_to_10(
 def test_a_calibration_cache_is_refused_where_nothing_reads_it(
     tiny: Any, fake: Any, source: Any
 ) -> None:
+    settings = tiny.settings("tensorrt", precision="int8")
     with pytest.raises(MachineError, match=r"TensorRT 11\.4 has no implicit .* graph with Q/DQ"):
-        build_plan(fake(NEW), source, tiny.settings(precision="int8", calibration_cache=CACHE))
+        build_plan(fake(NEW), source, settings, calibration_cache=CACHE)
 
 
 def test_a_graph_that_is_too_new_for_the_parser_is_told(
@@ -207,48 +185,39 @@ def test_a_graph_that_is_too_new_for_the_parser_is_told(
 ) -> None:
     source = _source(tiny.model(opset=19), tmp_path)
     with pytest.raises(ArtifactError, match="cannot parse the model: opset 19"):
-        build_plan(fake(OLD), source, tiny.settings())
+        build_plan(fake(OLD), source, tiny.settings("tensorrt"))
 
 
 def test_parser_errors_are_told(tiny: Any, fake: Any, source: Any) -> None:
     with pytest.raises(ArtifactError, match="error 0; error 1"):
-        build_plan(fake(NEW, parses=False), source, tiny.settings())
+        build_plan(fake(NEW, parses=False), source, tiny.settings("tensorrt"))
 
 
-@pytest.mark.parametrize(
-    ("through", "cause"), [("api", "could not build"), (*with_polygraphy.values, "Invalid Engine")]
-)
-def test_a_failed_build_is_told(
-    tiny: Any, fake: Any, source: Any, through: str, cause: str
-) -> None:
-    if through == "polygraphy":
-        pytest.importorskip("polygraphy", reason="needs Polygraphy")
-    with pytest.raises(MachineError, match=f"{cause}.*workspace_mib"):
-        build_plan(fake(NEW, builds=False), source, tiny.settings(builder=through))
+def test_a_failed_build_is_told(tiny: Any, fake: Any, source: Any) -> None:
+    with pytest.raises(MachineError, match=r"Invalid Engine.*workspace_mib"):
+        build_plan(fake(NEW, builds=False), source, tiny.settings("tensorrt"))
 
 
 def test_an_old_polygraphy_is_refused(
     tiny: Any, fake: Any, source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("polygraphy", reason="needs Polygraphy")
     trt = fake(NEW)
     import polygraphy
 
     monkeypatch.setattr(polygraphy, "__version__", "0.49.27")
-    with pytest.raises(MachineError, match=r"Polygraphy 0\.49\.27 is too old; .*builder=api"):
-        build_plan(trt, source, tiny.settings(builder="polygraphy"))
+    with pytest.raises(MachineError, match=r"Polygraphy 0\.49\.27 is too old; pip install -U"):
+        build_plan(trt, source, tiny.settings("tensorrt"))
 
 
-@pytest.mark.parametrize("through", BUILDERS)
 @pytest.mark.parametrize(
     ("timings", "timed"),
     [(b"", 10), (b"timings of 11.4.0.106", 0), (b"timings of another machine", 10)],
 )
 def test_kernels_are_timed_once(
-    tiny: Any, fake: Any, source: Any, timings: bytes, timed: int, through: str
+    tiny: Any, fake: Any, source: Any, timings: bytes, timed: int
 ) -> None:
     trt = fake(NEW)
-    _, kept = build_plan(trt, source, tiny.settings(builder=through), timings)
+    _, kept = build_plan(trt, source, tiny.settings("tensorrt"), timings=timings)
     assert trt.log.timed == timed
     assert kept == b"timings of 11.4.0.106"
 
@@ -264,9 +233,9 @@ def test_from_onnx_to_predictions_through_one_file(
     tiny: Any, installed: Any, float_onnx: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.engine"
-    engine_table.build_engine("tensorrt", float_onnx, path, tiny.settings())
+    build_engine(float_onnx, path, tiny.settings("tensorrt"))
     images = tiny.images(5)
-    engine = engine_table.load_engine("tensorrt", path)
+    engine = load_engine("tensorrt", path)
     np.testing.assert_allclose(engine.run(images), function(images), rtol=1e-6)
     lines = (tmp_path / "model.trtexec.txt").read_text().splitlines()
     assert [line.count("--onnx=float.onnx") for line in lines] == [1, 0, 1, 0]
@@ -279,17 +248,17 @@ def test_the_timings_of_one_build_serve_the_next(
     tiny: Any, installed: Any, float_onnx: Path, tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    cache = TimingCache(folder=tmp_path / "memo", warn=notes.append)
-    settings = tiny.settings(timing_cache=cache)
+    inputs = BuildInputs(memo=tmp_path / "memo", note=notes.append)
+    settings = tiny.settings("tensorrt")
     plans = []
     for timed in (10, 0):
-        engine_table.build_engine("tensorrt", float_onnx, tmp_path / "a.engine", settings)
+        build_engine(float_onnx, tmp_path / "a.engine", settings, inputs)
         plans.append((tmp_path / "a.engine").read_bytes())
         assert installed.log.timed == timed
     assert plans[0] == plans[1]
-    (kept,) = (tmp_path / "memo").iterdir()
+    (kept,) = (tmp_path / "memo" / "kernel_timings").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])
-    engine_table.build_engine("tensorrt", float_onnx, tmp_path / "a.engine", settings)
+    build_engine(float_onnx, tmp_path / "a.engine", settings, inputs)
     assert installed.log.timed == 10
     assert len(notes) == 1
     assert "damaged, ignored" in notes[0]
@@ -299,8 +268,8 @@ def test_an_engine_of_another_gpu_is_refused_with_both_names(
     tiny: Any, installed: Any, float_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.engine"
-    engine_table.build_engine("tensorrt", float_onnx, path, tiny.settings())
-    elsewhere = {"library": f"tensorrt {NEW}", "hardware": "NVIDIA L4 (compute capability 8.9)"}
-    monkeypatch.setattr("quantpipe.engines.tensorrt.backend.identity", lambda name: elsewhere)
+    build_engine(float_onnx, path, tiny.settings("tensorrt"))
+    elsewhere = Platform(library=f"tensorrt {NEW}", hardware="NVIDIA L4 (compute capability 8.9)")
+    monkeypatch.setattr(registry, "platform_here", lambda name: elsewhere)
     with pytest.raises(MachineError, match=r"NVIDIA T4 .*, but this machine has 'NVIDIA L4"):
-        engine_table.load_engine("tensorrt", path)
+        load_engine("tensorrt", path)

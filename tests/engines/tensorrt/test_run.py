@@ -14,10 +14,12 @@ from tests.engines.fake_tensorrt import (
     VERSIONS,
     FakeTensorRt,
     detected,
+    found_by_polygraphy,
     function,
 )
 
-from quantpipe.engines.engine_file import header_for
+from quantpipe.engines.contract import Platform
+from quantpipe.engines.engine_file import EngineHeader
 from quantpipe.engines.tensorrt.build import build_plan
 from quantpipe.engines.tensorrt.cuda import Cuda
 from quantpipe.engines.tensorrt.run import TensorRtEngine
@@ -30,13 +32,16 @@ NEW = "11.4.0.106"
 
 
 def _header(tiny: Any, batch_sizes: tuple[int, ...], num_classes: int | None = None) -> Any:
-    place = {"library": "tensorrt", "hardware": "NVIDIA T4"}
-    settings = tiny.settings(batch_sizes=batch_sizes)
-    return header_for("tensorrt", place, settings, "", num_classes)
+    return EngineHeader(
+        platform=Platform(library="tensorrt", hardware="NVIDIA T4"),
+        settings=tiny.settings("tensorrt", batch_sizes=batch_sizes),
+        onnx_sha256="",
+        num_classes=num_classes,
+    )
 
 
 @pytest.fixture
-def loaded(tiny: Any, tmp_path: Path) -> Any:
+def loaded(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """``loaded(version, **options)``: an engine for batches of 1 and 4, and the GPU it is on."""
 
     def load(
@@ -50,10 +55,13 @@ def loaded(tiny: Any, tmp_path: Path) -> Any:
     ) -> tuple[TensorRtEngine, FakeCuda]:
         cuda = FakeCuda(**gpu)
         trt = FakeTensorRt(version, cuda, detects=detects)
+        found_by_polygraphy(trt, monkeypatch)
         built_for = (1, 4) if fixed_batch is None else (fixed_batch,)
         onnx.save(tiny.model(opset=17, batch=fixed_batch or "batch"), tmp_path / "model.onnx")
-        source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=built_for)
-        plan, _ = build_plan(trt, source, tiny.settings(batch_sizes=built_for))
+        source = read_onnx_source(
+            tmp_path / "model.onnx", image_size=tiny.image_size, batch_sizes=built_for
+        )
+        plan, _ = build_plan(trt, source, tiny.settings("tensorrt", batch_sizes=built_for))
         binding = Cuda(runtime=cuda, handle=lambda stream: STREAM_HANDLE)
         try:
             header = _header(tiny, batch_sizes, num_classes)
@@ -117,9 +125,9 @@ def test_layers_are_told_with_what_they_compute_in(loaded: Any, version: str) ->
     found = [(layer.name, layer.precision, layer.quantizable) for layer in engine.layers()]
     assert found[1:] == [
         ("stem + relu", "int8", True),
-        ("up || pool", "f16", True),
+        ("up || pool", "fp16", True),
         ("pool", "int8", True),
-        ("sigmoid", "f16", False),
+        ("sigmoid", "fp16", False),
     ]
     assert found[0][0].startswith("Reformatting")
     assert not found[0][2]
@@ -189,9 +197,11 @@ def test_other_outputs_than_the_file_says_are_refused(
 def test_a_gpu_that_cuda_cannot_use_is_told(tiny: Any, tmp_path: Path) -> None:
     trt = FakeTensorRt(NEW, gpu=False)
     onnx.save(tiny.model(), tmp_path / "model.onnx")
-    source = read_onnx_source(tmp_path / "model.onnx", image_size=32, batch_sizes=(1, 4))
+    source = read_onnx_source(
+        tmp_path / "model.onnx", image_size=tiny.image_size, batch_sizes=(1, 4)
+    )
     with pytest.raises(MachineError, match=r"finds no GPU .* nvidia-smi"):
-        build_plan(trt, source, tiny.settings())
+        build_plan(trt, source, tiny.settings("tensorrt"))
     binding = Cuda(runtime=FakeCuda(), handle=lambda stream: STREAM_HANDLE)
     with pytest.raises(MachineError, match="finds no GPU"):
         TensorRtEngine(trt, binding, b"{}", _header(tiny, (1,)))

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quantpipe.engines.contract import Platform
 from quantpipe.engines.tensorrt.timing_cache import TimingCache
 
-HERE = {"library": "tensorrt 11.4", "hardware": "NVIDIA T4"}
+HERE = Platform(library="tensorrt 11.4", hardware="NVIDIA T4")
 
 
 @pytest.fixture
@@ -24,8 +26,8 @@ def test_it_is_kept_by_library_and_hardware(cache: TimingCache, notes: list[str]
     assert cache.load(HERE) == b""
     cache.save(HERE, b"measured")
     assert cache.load(HERE) == b"measured"
-    assert cache.load({**HERE, "hardware": "NVIDIA L4"}) == b""
-    assert cache.load({**HERE, "library": "tensorrt 10.3"}) == b""
+    assert cache.load(replace(HERE, hardware="NVIDIA L4")) == b""
+    assert cache.load(replace(HERE, library="tensorrt 10.3")) == b""
     assert notes == []
 
 

@@ -8,23 +8,28 @@ from quantpipe.engines.tensorrt.trtexec import TrtexecFiles, trtexec_commands
 from quantpipe.engines.tensorrt.version import tensorrt_version
 
 OLD, MIDDLE, TYPED, NEW = "8.6.1", "10.3.0", "10.16.1", "11.4.0.106"
-CACHE = "TRT-8601-EntropyCalibration2\nimages: 3c010204\n"
 # The table of what each version's trtexec knows, by its own option parser.
 REMOVED_IN_11 = {"--fp16", "--int8", "--best", "--calib", "--bf16", "--precisionConstraints"}
 DEFAULT_IN_11 = {"--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--stronglyTyped"}
 
 
 def commands(
-    tiny: Any, version: str, *, onnx: str = "model.onnx", dynamic: bool = True, **changes: Any
+    tiny: Any,
+    version: str,
+    *,
+    onnx: str = "model.onnx",
+    dynamic: bool = True,
+    cache: str | None = None,
+    **changes: Any,
 ) -> tuple[list[str], list[str]]:
     build, time = trtexec_commands(
         tensorrt_version(version),
-        tiny.settings(**{"precision": "int8", "float_precision": "half", **changes}),
+        tiny.settings("tensorrt", **{"precision": "int8", "float_precision": "half", **changes}),
         TrtexecFiles(
             onnx=onnx,
             plan="model.batch1.plan",
             timing_cache="model.timing",
-            calibration_cache="calibration.cache",
+            calibration_cache=cache,
         ),
         input_name="images",
         dynamic=dynamic,
@@ -76,7 +81,7 @@ def test_figures_of_different_versions_compare(tiny: Any, version: str) -> None:
 
 @pytest.mark.parametrize("version", [OLD, TYPED])
 def test_a_calibration_cache_is_handed_on_and_typed_weakly(tiny: Any, version: str) -> None:
-    build, _ = commands(tiny, version, calibration_cache=CACHE)
+    build, _ = commands(tiny, version, cache="calibration.cache")
     assert {"--calib=calibration.cache", "--int8", "--fp16"} <= set(build)
     assert "--stronglyTyped" not in build
 
@@ -84,6 +89,12 @@ def test_a_calibration_cache_is_handed_on_and_typed_weakly(tiny: Any, version: s
 def test_a_fixed_batch_takes_no_shapes(tiny: Any) -> None:
     build, time = commands(tiny, NEW, dynamic=False)
     assert not {"--minShapes", "--optShapes", "--maxShapes", "--shapes"} & names(build + time)
+
+
+def test_height_comes_before_width(tiny: Any) -> None:
+    build, time = commands(tiny, NEW, image_size=(20, 52))
+    assert "--optShapes=images:1x3x20x52" in build
+    assert "--shapes=images:1x3x20x52" in time
 
 
 def test_names_are_quoted_for_the_shell(tiny: Any) -> None:

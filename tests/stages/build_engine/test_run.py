@@ -13,7 +13,9 @@ from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.engines.engine import load_engine
+from quantpipe.engines.contract import Platform
+from quantpipe.engines.registry import load_engine
+from quantpipe.engines.tensorrt.spec import TensorRtSettings
 from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.settings import engine as engine_settings
@@ -37,7 +39,7 @@ def test_the_engine_computes_what_the_network_does(
 
 
 def test_a_precision_without_kernels_is_refused(configured: Configure) -> None:
-    config = configured("build_engine.fp32", "build_engine.each.fp32.precision=f32")
+    config = configured("build_engine.fp32", "build_engine.each.fp32.precision=fp32")
     STAGE.check(config)
     with pytest.raises(ConfigurationError, match="has no 'half' kernels"):
         configured("build_engine.fp32", "build_engine.each.fp32.precision=half")
@@ -47,7 +49,7 @@ def test_a_missing_library_is_found_before_any_work(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured("build_engine.fp32")
-    monkeypatch.setattr(engine_settings, "availability", lambda name: "pip install it")
+    monkeypatch.setattr(engine_settings, "availability", lambda name, **how: "pip install it")
     with pytest.raises(MachineError, match="pip install it"):
         STAGE.check(config)
 
@@ -57,7 +59,8 @@ def test_an_engine_is_tied_to_its_library_and_hardware(
 ) -> None:
     config = configured("build_engine.fp32")
     here = STAGE.content(config, tmp_path)
-    monkeypatch.setattr(engine_settings, "identity", lambda name: {"version": "0", "hardware": "x"})
+    elsewhere = Platform(library="0", hardware="x")
+    monkeypatch.setattr(engine_settings, "platform_here", lambda name: elsewhere)
     assert STAGE.content(config, tmp_path) != here
 
 
@@ -66,7 +69,14 @@ WIRED = {"onnx": ArtifactKind.ONNX, "calibration_cache": ArtifactKind.CALIBRATIO
 
 def tensorrt(configured: Configure, **changes: Any) -> Any:
     config = configured("build_engine.ptq")
-    engine = replace(config.engine, name="tensorrt", builder="api", float_precision="half")
+    engine = TensorRtSettings(
+        name="tensorrt",
+        batch_sizes=config.engine.batch_sizes,
+        float_precision="half",
+        mode="latency",
+        workspace_mib=64,
+        optimization_level=3,
+    )
     return replace(config, engine=engine, **changes)
 
 
@@ -76,8 +86,7 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     trt = FakeTensorRt(request.param, FakeCuda())
     put_in_place(trt, monkeypatch)
     version = tensorrt_version(request.param)
-    monkeypatch.setattr("quantpipe.stages.build_engine.run.installed_tensorrt", lambda: version)
-    monkeypatch.setattr("quantpipe.assembly.engines.installed_tensorrt", lambda: version)
+    monkeypatch.setattr("quantpipe.engines.tensorrt.spec.installed_tensorrt", lambda: version)
     return trt
 
 

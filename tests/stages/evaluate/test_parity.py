@@ -23,7 +23,7 @@ from quantpipe.stages.evaluate.parity import (
 
 SETTINGS = ParitySettings(
     num_images=4,
-    float32=MeanLimits(box_mean_abs=0.01, score_mean_abs=0.001),
+    fp32=MeanLimits(box_mean_abs=0.01, score_mean_abs=0.001),
     half=MeanLimits(box_mean_abs=1.0, score_mean_abs=0.02),
     int8_limit=1.5,
     min_agreement=0.5,

@@ -180,8 +180,8 @@ def test_an_engine_that_computes_something_else_names_the_first_operation(
     strict = (
         "evaluate.latency_batches=[1]",
         "evaluate.parity.int8_limit=1.2",
-        "evaluate.parity.float32.box_mean_abs=1e-4",
-        "evaluate.parity.float32.score_mean_abs=1e-4",
+        "evaluate.parity.fp32.box_mean_abs=1e-4",
+        "evaluate.parity.fp32.score_mean_abs=1e-4",
     )
     with pytest.raises(ArtifactError, match="engine 'ptq' does not compute its fake") as caught:
         run_stage(

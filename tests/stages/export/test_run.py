@@ -14,7 +14,7 @@ from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.engines.engine import load_engine
+from quantpipe.engines.registry import load_engine
 from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.evaluation.postprocess import detections
@@ -69,7 +69,7 @@ def test_half_needs_an_engine_that_parses_scales_in_half(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tensorrt_version("8.6.1")
-    monkeypatch.setattr("quantpipe.settings.opset.installed_tensorrt", lambda: old)
+    monkeypatch.setattr("quantpipe.engines.tensorrt.spec.installed_tensorrt", lambda: old)
     config = configured("export.float", "export.target=tensorrt")
     STAGE.check(config)
     with pytest.raises(ConfigurationError, match="opset: 17 has no FP16 scales"):

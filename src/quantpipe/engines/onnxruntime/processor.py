@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import onnx
 import onnxruntime as ort
 
 from quantpipe.engines.batching import run_in_batches
-from quantpipe.engines.engine import (
+from quantpipe.engines.contract import (
+    BuildInputs,
     BuildSettings,
     EngineLayer,
     Images,
+    LayerTime,
+    Platform,
     Predictions,
-    identity,
 )
 from quantpipe.engines.engine_file import (
     EngineFile,
     EngineHeader,
-    header_for,
     read_engine_file,
-    require_place,
+    require_platform,
     write_engine_file,
 )
-from quantpipe.engines.profile import LayerTime, fastest_times
+from quantpipe.engines.onnxruntime.kernels import ERRORS_ONLY, failures, kernel_times
+from quantpipe.engines.onnxruntime.spec import PROCESSOR, ProcessorSettings
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_file import require_opset
@@ -38,7 +39,7 @@ from quantpipe.graph.onnx_source import OnnxSource, read_onnx_source
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _BLOB = "optimized.onnx"
-_ERRORS_ONLY = 3
+_FAILURES = failures(ort)
 _OPSET_LIMIT = re.compile(r"official support for domain ai\.onnx is till opset (\d+)")
 # A float Conv, ConvTranspose or MaxPool among these could have been an integer one.
 _QUANTIZABLE = frozenset(
@@ -50,19 +51,24 @@ _KEEP_TYPE = frozenset(
 _INTEGER_TYPES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
 
-def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+def build(
+    onnx_path: Path,
+    engine_path: Path,
+    settings: BuildSettings[ProcessorSettings],
+    platform: Platform,
+    inputs: BuildInputs,  # noqa: ARG001 - there is none that ONNX Runtime takes
+) -> None:
     """Optimizes an ONNX file for this processor and writes the engine file.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read it.
     """
     source = read_onnx_source(
-        onnx_path, image_size=settings.image_size, batch_sizes=settings.batch_sizes
+        onnx_path, image_size=settings.image_size, batch_sizes=settings.engine.batch_sizes
     )
-    place = identity("onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         optimized = Path(folder) / _BLOB
-        options = _options(settings)
+        options = _options(settings.engine)
         options.optimized_model_filepath = str(optimized)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         try:
@@ -71,25 +77,28 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
             _require_known_opset(onnx_path, source, str(error))
             raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
         blob = optimized.read_bytes()
-    header = header_for("onnxruntime", place, settings, source.sha256, source.num_classes)
+    header = EngineHeader(
+        platform=platform,
+        settings=settings,
+        onnx_sha256=source.sha256,
+        num_classes=source.num_classes,
+    )
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: blob}))
 
 
-def load(engine_path: Path) -> OnnxRuntimeEngine:
+def load(engine_path: Path, platform: Platform) -> OnnxRuntimeEngine:
     """Loads an engine file.
 
     Raises:
         ArtifactError: It is damaged, or not an ONNX Runtime engine.
         MachineError: It was built by another version or for other hardware.
     """
-    engine = read_engine_file(engine_path, "onnxruntime")
-    require_place(engine_path, engine.header, identity("onnxruntime"))
-    options = _loading_options(engine.header)
+    engine = read_engine_file(engine_path, PROCESSOR)
+    require_platform(engine_path, engine.header, platform)
     try:
-        session = ort.InferenceSession(engine.blobs[_BLOB], options, providers=_PROVIDERS)
+        return OnnxRuntimeEngine(engine.blobs[_BLOB], engine.header)
     except _FAILURES as error:
         raise MachineError(f"ONNX Runtime cannot load it: {error}", path=engine_path) from error
-    return OnnxRuntimeEngine(session, engine.blobs[_BLOB], engine.header)
 
 
 def _require_known_opset(path: Path, source: OnnxSource, message: str) -> None:
@@ -102,21 +111,22 @@ def _require_known_opset(path: Path, source: OnnxSource, message: str) -> None:
 class OnnxRuntimeEngine:
     """A session over an optimized graph."""
 
-    def __init__(self, session: ort.InferenceSession, graph: bytes, header: EngineHeader):
-        self._session: ort.InferenceSession | None = session
+    def __init__(self, graph: bytes, header: EngineHeader[ProcessorSettings]):
+        self._graph, self._header = graph, header
+        self._engine = header.settings.engine
+        session = _opened(graph, self._engine)
         self._input = session.get_inputs()[0].name
-        self._graph = graph
-        self._header = header
+        self._session: ort.InferenceSession | None = session
 
     def run(self, images: Images) -> Predictions:
-        """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
-        return run_in_batches(self._run_batch, images, self._header.batch_sizes)
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W)."""
+        return run_in_batches(self._run_batch, images, self._engine.batch_sizes)
 
     def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
         """Returns the predictions of each batch; a session may run in several threads."""
-        if self._header.mode == "latency":
+        if self._engine.mode == "latency":
             return [self.run(images) for images in batches]
-        with ThreadPoolExecutor(_num_streams(self._header)) as streams:
+        with ThreadPoolExecutor(_num_streams(self._engine)) as streams:
             return list(streams.map(self.run, batches))
 
     def layers(self) -> Sequence[EngineLayer]:
@@ -126,18 +136,9 @@ class OnnxRuntimeEngine:
         return tuple(_layer(node, types) for node in model.graph.node)
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
-        """Returns the least time of each node; a session counts from its start or not at all."""
-        options = _loading_options(self._header)
-        options.enable_profiling = True
-        with tempfile.TemporaryDirectory() as folder:
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = ort.InferenceSession(self._graph, options, providers=_PROVIDERS)
-            for _ in range(num_runs + 1):
-                session.run(None, {self._input: images})
-            events = json.loads(Path(session.end_profiling()).read_bytes())
-        layers = [_layer_time(event) for event in events if _is_kernel(event)]
-        size = len(layers) // (num_runs + 1)
-        return fastest_times([layers[at : at + size] for at in range(size, len(layers), size)])
+        """Returns the least time of each node."""
+        opened = partial(_opened, self._graph, self._engine)
+        return kernel_times(opened, self._input, images, num_runs)
 
     def close(self) -> None:
         """Releases the session."""
@@ -149,54 +150,32 @@ class OnnxRuntimeEngine:
         return predictions_from(outputs, self._header.num_classes)
 
 
-# The binding raises these classes of its own, which share no base but Exception.
-_FAILURES: tuple[type[Exception], ...] = tuple(
-    getattr(ort.capi.onnxruntime_pybind11_state, name)
-    for name in (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NotImplemented",
-        "RuntimeException",
-    )
-)
+def _num_streams(engine: ProcessorSettings) -> int:
+    return engine.num_streams or engine.num_threads or len(os.sched_getaffinity(0))
 
 
-_KERNEL = "_kernel_time"
+def _threads_of_a_stream(engine: ProcessorSettings) -> int:
+    if engine.mode == "latency":
+        return engine.num_threads
+    return max(1, (engine.num_threads or len(os.sched_getaffinity(0))) // _num_streams(engine))
 
 
-def _is_kernel(event: Mapping[str, Any]) -> bool:
-    return event.get("cat") == "Node" and str(event["name"]).endswith(_KERNEL)
-
-
-def _layer_time(event: Mapping[str, Any]) -> LayerTime:
-    """Events are in microseconds."""
-    name = str(event["name"]).removesuffix(_KERNEL)
-    return LayerTime(name=name, milliseconds=float(event["dur"]) / 1e3)
-
-
-def _num_streams(settings: BuildSettings | EngineHeader) -> int:
-    return settings.num_streams or settings.num_threads or len(os.sched_getaffinity(0))
-
-
-def _threads_of_a_stream(settings: BuildSettings | EngineHeader) -> int:
-    if settings.mode == "latency":
-        return settings.num_threads
-    return max(1, (settings.num_threads or len(os.sched_getaffinity(0))) // _num_streams(settings))
-
-
-def _loading_options(header: EngineHeader) -> ort.SessionOptions:
-    options = _options(header)
-    # Optimized once, when built; a second pass has nothing left to find.
+def _opened(
+    graph: bytes, engine: ProcessorSettings, *, profile_prefix: str | None = None
+) -> ort.InferenceSession:
+    """Opens a graph that was optimized when it was built: nothing is left to find in it."""
+    options = _options(engine)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    return ort.InferenceSession(graph, options, providers=_PROVIDERS)
 
 
-def _options(settings: BuildSettings | EngineHeader) -> ort.SessionOptions:
+def _options(engine: ProcessorSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = _threads_of_a_stream(settings)
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = _threads_of_a_stream(engine)
     return options
 
 
@@ -217,6 +196,6 @@ def _layer(node: onnx.NodeProto, types: Mapping[str, int]) -> EngineLayer:
     return EngineLayer(
         name=node.name,
         kind=node.op_type,
-        precision="int8" if integer else "f32",
+        precision="int8" if integer else "fp32",
         quantizable=node.op_type in _QUANTIZABLE,
     )

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantpipe.engines.contract import ImageSize
+from quantpipe.engines.onnxruntime.kernels import ERRORS_ONLY
 from quantpipe.errors import MachineError
 
 CPU = "CPUExecutionProvider"
-_ERRORS_ONLY = 3
 _MIB = 1 << 20
 
 
@@ -26,7 +27,7 @@ class Job:
         int8: The graph carries Q/DQ.
         half: The graph holds FP16 types.
         input_name: Of the images.
-        image_size: Side of the square input in pixels.
+        image_size: Of the input.
         batch_sizes: That will run, ascending.
         workspace_mib: Scratch memory of a builder; None where nothing is built any more.
     """
@@ -34,13 +35,14 @@ class Job:
     int8: bool
     half: bool
     input_name: str
-    image_size: int
+    image_size: ImageSize
     batch_sizes: tuple[int, ...]
     workspace_mib: int | None
 
     def shapes(self, batch_size: int) -> str:
         """The input's shape in the words of both TensorRT providers."""
-        return f"{self.input_name}:{batch_size}x3x{self.image_size}x{self.image_size}"
+        height, width = self.image_size
+        return f"{self.input_name}:{batch_size}x3x{height}x{width}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def open_session(
 
 def _options(ort: Any, context_path: Path | None, profile_prefix: str | None) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     # Or signed codes become unsigned ones, which TensorRT does not take.
     options.add_session_config_entry("session.qdqisint8allowed", "1")
     if context_path is not None:

@@ -11,65 +11,74 @@ import numpy as np
 import openvino as ov
 
 from quantpipe.engines.batching import padded, run_in_batches, split_batch
-from quantpipe.engines.engine import (
+from quantpipe.engines.contract import (
+    BuildInputs,
     BuildSettings,
     EngineLayer,
     Images,
-    Precision,
+    LayerTime,
+    Platform,
     Predictions,
-    identity,
 )
 from quantpipe.engines.engine_file import (
     EngineFile,
     EngineHeader,
-    header_for,
     read_engine_file,
-    require_place,
+    require_platform,
     write_engine_file,
 )
-from quantpipe.engines.profile import LayerTime, fastest_times
+from quantpipe.engines.openvino.spec import SPEC, OpenVinoSettings
+from quantpipe.engines.profile import fastest_times
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_source import OnnxSource, read_onnx_source
 
 _DEVICE = "CPU"
 # Explicit in every case: left alone, OpenVINO picks bf16 wherever the processor has it.
-_HINTS: Mapping[str, str] = {"f32": "f32", "half": "bf16"}
+_HINTS: Mapping[str, str] = {"fp32": "f32", "half": "bf16"}
 _MODES: Mapping[str, str] = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 _QUANTIZABLE = frozenset({"Convolution", "Deconvolution", "MaxPool", "Pooling"})
-_PRECISIONS: Mapping[str, str] = {"i8": "int8", "u8": "int8"}
+_PRECISIONS: Mapping[str, str] = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16"}
 
 
-def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+def build(
+    onnx_path: Path,
+    engine_path: Path,
+    settings: BuildSettings[OpenVinoSettings],
+    platform: Platform,
+    inputs: BuildInputs,  # noqa: ARG001 - there is none that OpenVINO takes
+) -> None:
     """Compiles an ONNX file for every batch size and writes the engine file.
 
     Raises:
         ArtifactError: OpenVINO cannot read or compile it.
     """
-    source = read_onnx_source(
-        onnx_path, image_size=settings.image_size, batch_sizes=settings.batch_sizes
-    )
-    place = identity("openvino")
+    sizes = settings.engine.batch_sizes
+    source = read_onnx_source(onnx_path, image_size=settings.image_size, batch_sizes=sizes)
     try:
-        blobs = {
-            f"batch{size}": _compiled_blob(source, size, settings) for size in settings.batch_sizes
-        }
+        blobs = {f"batch{size}": _compiled_blob(source, size, settings) for size in sizes}
     except RuntimeError as error:
         raise ArtifactError(f"OpenVINO: {_first_line(error)}", path=onnx_path) from error
-    header = header_for("openvino", place, settings, source.sha256, source.num_classes)
+    header = EngineHeader(
+        platform=platform,
+        settings=settings,
+        onnx_sha256=source.sha256,
+        num_classes=source.num_classes,
+    )
     write_engine_file(engine_path, EngineFile(header=header, blobs=blobs))
 
 
-def load(engine_path: Path) -> OpenVinoEngine:
+def load(engine_path: Path, platform: Platform) -> OpenVinoEngine:
     """Loads an engine file.
 
     Raises:
         ArtifactError: It is damaged, or not an OpenVINO engine.
         MachineError: It was built by another version or for other hardware.
     """
-    engine = read_engine_file(engine_path, "openvino")
-    require_place(engine_path, engine.header, identity("openvino"))
-    networks = {size: _imported(engine_path, engine, size) for size in engine.header.batch_sizes}
+    engine = read_engine_file(engine_path, SPEC)
+    require_platform(engine_path, engine.header, platform)
+    sizes = engine.header.settings.engine.batch_sizes
+    networks = {size: _imported(engine_path, engine, size) for size in sizes}
     return OpenVinoEngine(networks, engine_path, engine.header.num_classes)
 
 
@@ -88,7 +97,7 @@ class OpenVinoEngine:
         self._queues: dict[int, ov.AsyncInferQueue] = {}
 
     def run(self, images: Images) -> Predictions:
-        """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S)."""
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W)."""
         return run_in_batches(self._run_batch, images, tuple(self._requests))
 
     def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
@@ -97,11 +106,11 @@ class OpenVinoEngine:
         for images in batches:
             pieces = list(split_batch(len(images), tuple(self._networks)))
             parts.append([np.empty(0, dtype=np.float32)] * len(pieces))
-            for place, (start, stop, size) in enumerate(pieces):
+            for index, (start, stop, size) in enumerate(pieces):
                 # Not the caller's memory, which may be gone or changed before its turn comes.
                 filled = padded(images[start:stop], size)
                 queue = self._queue(size)
-                queue.start_async({0: filled}, (parts[-1], place, stop - start))
+                queue.start_async({0: filled}, (parts[-1], index, stop - start))
         for queue in self._queues.values():
             queue.wait_all()
         return [done[0] if len(done) == 1 else np.concatenate(done) for done in parts]
@@ -114,7 +123,7 @@ class OpenVinoEngine:
 
     def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
         """Returns the least time of each layer; counting costs time, so another network counts."""
-        engine = read_engine_file(self._path, "openvino")
+        engine = read_engine_file(self._path, SPEC)
         network = _imported(self._path, engine, len(images), {"PERF_COUNT": True})
         request, names = network.create_infer_request(), _fused_names(network)
         runs = []
@@ -145,10 +154,10 @@ class OpenVinoEngine:
 def _keep(
     num_classes: int | None,
     request: ov.InferRequest,
-    place: tuple[list[Predictions], int, int],
+    where: tuple[list[Predictions], int, int],
 ) -> None:
     """Copies what a request computed to its place before the request is used again."""
-    results, index, num_images = place
+    results, index, num_images = where
     results[index] = _predictions(request, num_images, num_classes)
 
 
@@ -159,9 +168,12 @@ def _predictions(request: ov.InferRequest, num_images: int, num_classes: int | N
 
 
 def _imported(
-    path: Path, engine: EngineFile, batch_size: int, more: Mapping[str, object] | None = None
+    path: Path,
+    engine: EngineFile[OpenVinoSettings],
+    batch_size: int,
+    more: Mapping[str, object] | None = None,
 ) -> ov.CompiledModel:
-    properties = {**_properties(engine.header), **(more or {})}
+    properties = {**_properties(engine.header.settings), **(more or {})}
     blob = io.BytesIO(engine.blobs[f"batch{batch_size}"])
     try:
         return ov.Core().import_model(blob, _DEVICE, properties)
@@ -192,26 +204,26 @@ def _executed(request: ov.InferRequest, names: Mapping[str, str]) -> list[LayerT
 _NO_WORK = frozenset({"Input", "Output", "Const", "Reorder"})
 
 
-def _compiled_blob(source: OnnxSource, batch_size: int, settings: BuildSettings) -> bytes:
+def _compiled_blob(
+    source: OnnxSource, batch_size: int, settings: BuildSettings[OpenVinoSettings]
+) -> bytes:
     core = ov.Core()
     network = core.read_model(source.content)
-    shape = [batch_size, 3, settings.image_size, settings.image_size]
-    network.reshape({source.input_name: shape})
+    network.reshape({source.input_name: [batch_size, 3, *settings.image_size]})
     compiled = core.compile_model(network, _DEVICE, _properties(settings))
     return bytes(compiled.export_model().getvalue())
 
 
-def _properties(settings: BuildSettings | EngineHeader) -> dict[str, object]:
-    precision: Precision | str = settings.precision
-    floats = settings.float_precision if precision == "int8" else precision
+def _properties(settings: BuildSettings[OpenVinoSettings]) -> dict[str, object]:
+    engine = settings.engine
     properties: dict[str, object] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[floats],
-        "PERFORMANCE_HINT": _MODES[settings.mode],
+        "INFERENCE_PRECISION_HINT": _HINTS[settings.float_precision],
+        "PERFORMANCE_HINT": _MODES[engine.mode],
     }
-    if settings.num_streams and settings.mode == "throughput":
-        properties["NUM_STREAMS"] = settings.num_streams
-    if settings.num_threads:
-        properties["INFERENCE_NUM_THREADS"] = settings.num_threads
+    if engine.num_streams and engine.mode == "throughput":
+        properties["NUM_STREAMS"] = engine.num_streams
+    if engine.num_threads:
+        properties["INFERENCE_NUM_THREADS"] = engine.num_threads
     return properties
 
 

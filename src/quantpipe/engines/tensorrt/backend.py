@@ -9,27 +9,35 @@ from typing import Any
 import tensorrt as trt
 from cuda.bindings import runtime as cuda_runtime
 
-from quantpipe.engines.engine import BuildSettings, identity
+from quantpipe.engines.contract import BuildInputs, BuildSettings, Platform
 from quantpipe.engines.engine_file import (
     EngineFile,
-    header_for,
+    EngineHeader,
     read_engine_file,
-    require_place,
+    require_platform,
     write_engine_file,
 )
 from quantpipe.engines.tensorrt.build import build_plan, cache_for
 from quantpipe.engines.tensorrt.cuda import Cuda
 from quantpipe.engines.tensorrt.run import TensorRtEngine
+from quantpipe.engines.tensorrt.spec import SPEC, TensorRtSettings
+from quantpipe.engines.tensorrt.timing_cache import TimingCache
 from quantpipe.engines.tensorrt.trtexec import TrtexecFiles, trtexec_commands
 from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.files import write_atomic
 from quantpipe.graph.onnx_source import OnnxSource, read_onnx_source
 
-_BLOB = "plan"
+_BLOB, _TIMINGS = "plan", "kernel_timings"
 CALIBRATION_CACHE = "calibration.cache"
 
 
-def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
+def build(
+    onnx_path: Path,
+    engine_path: Path,
+    settings: BuildSettings[TensorRtSettings],
+    platform: Platform,
+    inputs: BuildInputs,
+) -> None:
     """Builds a plan, writes the engine file, and beside it the ``trtexec`` lines that do the same.
 
     Raises:
@@ -37,29 +45,49 @@ def build(onnx_path: Path, engine_path: Path, settings: BuildSettings) -> None:
         MachineError: This version cannot do what is asked for, or the build fails.
     """
     source = read_onnx_source(
-        onnx_path, image_size=settings.image_size, batch_sizes=settings.batch_sizes
+        onnx_path, image_size=settings.image_size, batch_sizes=settings.engine.batch_sizes
     )
-    place, timing_cache = identity("tensorrt"), settings.timing_cache
-    timings = b"" if timing_cache is None else timing_cache.load(place)
-    plan, measured = build_plan(trt, source, settings, timings)
-    if timing_cache is not None and measured not in (b"", timings):
-        timing_cache.save(place, measured)
-    header = header_for("tensorrt", place, settings, source.sha256, source.num_classes)
+    plan = _plan(source, settings, platform, inputs)
+    header = EngineHeader(
+        platform=platform,
+        settings=settings,
+        onnx_sha256=source.sha256,
+        num_classes=source.num_classes,
+    )
     write_engine_file(engine_path, EngineFile(header=header, blobs={_BLOB: plan}))
-    _write_for_trtexec(onnx_path, engine_path, source, settings)
+    _write_for_trtexec(onnx_path, engine_path, source, settings, inputs.calibration_cache)
 
 
-def load(engine_path: Path) -> TensorRtEngine:
+def load(engine_path: Path, platform: Platform) -> TensorRtEngine:
     """Loads an engine file.
 
     Raises:
         ArtifactError: It is damaged, or not a TensorRT engine.
         MachineError: It was built by another version or for other hardware.
     """
-    engine = read_engine_file(engine_path, "tensorrt")
-    require_place(engine_path, engine.header, identity("tensorrt"))
+    engine = read_engine_file(engine_path, SPEC)
+    require_platform(engine_path, engine.header, platform)
     cuda = Cuda(runtime=cuda_runtime, handle=_native_handle())
     return TensorRtEngine(trt, cuda, engine.blobs[_BLOB], engine.header)
+
+
+def _plan(
+    source: OnnxSource,
+    settings: BuildSettings[TensorRtSettings],
+    platform: Platform,
+    inputs: BuildInputs,
+) -> bytes:
+    """Builds with the kernel timings of earlier builds, and keeps those of this one."""
+    cache = None
+    if inputs.memo is not None:
+        cache = TimingCache(folder=inputs.memo / _TIMINGS, warn=inputs.note)
+    timings = b"" if cache is None else cache.load(platform)
+    plan, measured = build_plan(
+        trt, source, settings, calibration_cache=inputs.calibration_cache, timings=timings
+    )
+    if cache is not None and measured not in (b"", timings):
+        cache.save(platform, measured)
+    return plan
 
 
 def _native_handle() -> Callable[[Any], int]:
@@ -73,16 +101,20 @@ def _native_handle() -> Callable[[Any], int]:
 
 
 def _write_for_trtexec(
-    onnx_path: Path, engine_path: Path, source: OnnxSource, settings: BuildSettings
+    onnx_path: Path,
+    engine_path: Path,
+    source: OnnxSource,
+    settings: BuildSettings[TensorRtSettings],
+    calibration_cache: str | None,
 ) -> None:
     """Writes the lines, and beside them the calibration cache that they name."""
     version = tensorrt_version(trt.__version__)
-    if settings.calibration_cache is not None:
-        text = cache_for(version, settings.calibration_cache)
+    if calibration_cache is not None:
+        text = cache_for(version, calibration_cache)
         write_atomic(engine_path.with_name(CALIBRATION_CACHE), text.encode())
     lines = [
         line
-        for size in settings.batch_sizes
+        for size in settings.engine.batch_sizes
         for line in trtexec_commands(
             version,
             settings,
@@ -90,7 +122,7 @@ def _write_for_trtexec(
                 onnx=onnx_path.name,
                 plan=f"{engine_path.stem}.batch{size}.plan",
                 timing_cache=f"{engine_path.stem}.timing",
-                calibration_cache=CALIBRATION_CACHE,
+                calibration_cache=None if calibration_cache is None else CALIBRATION_CACHE,
             ),
             input_name=source.input_name,
             dynamic=source.batch is None,

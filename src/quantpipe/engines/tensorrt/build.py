@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from typing import Any
 
-from quantpipe.engines.engine import BuildSettings
-from quantpipe.engines.tensorrt.config import BuilderOptions
+from quantpipe.engines.contract import BuildSettings
+from quantpipe.engines.tensorrt.builder_options import BuilderOptions
 from quantpipe.engines.tensorrt.cuda import on_gpu
+from quantpipe.engines.tensorrt.spec import TensorRtSettings
 from quantpipe.engines.tensorrt.version import TensorRtVersion, tensorrt_version
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.onnx_source import OnnxSource
 
 _MIB = 1 << 20
-# Polygraphy is imported by whoever builds with it alone.
-_BUILDERS = {
-    "api": "quantpipe.engines.tensorrt.config",
-    "polygraphy": "quantpipe.engines.tensorrt.polygraphy",
-}
+# Imported by who builds: what runs engines needs no Polygraphy.
+_POLYGRAPHY = "quantpipe.engines.tensorrt.polygraphy"
 
 
 def build_plan(
-    trt: Any, source: OnnxSource, settings: BuildSettings, timings: bytes = b""
+    trt: Any,
+    source: OnnxSource,
+    settings: BuildSettings[TensorRtSettings],
+    *,
+    calibration_cache: str | None = None,
+    timings: bytes = b"",
 ) -> tuple[bytes, bytes]:
     """Builds a plan with one optimization profile per batch size.
 
     Args:
         trt: The ``tensorrt`` module, 8.6 or newer.
-        source: The ONNX model, quantized by Q/DQ or by ``settings.calibration_cache``.
-        settings: What to build, and through which API.
+        source: The ONNX model, quantized by Q/DQ or by a calibration cache.
+        settings: What to build.
+        calibration_cache: Its text.
         timings: A timing cache of this version and hardware to start from.
 
     Returns:
@@ -39,8 +43,9 @@ def build_plan(
         MachineError: This version cannot do what is asked for, or the build fails.
     """
     version = tensorrt_version(trt.__version__)
-    require_possible(version, calibration_cache=settings.calibration_cache is not None)
-    typed = version.takes_types_from_graph(calibration_cache=settings.calibration_cache is not None)
+    cached = calibration_cache is not None
+    require_possible(version, calibration_cache=cached)
+    typed = version.takes_types_from_graph(calibration_cache=cached)
     logger = trt.Logger(trt.Logger.WARNING)
     trt.init_libnvinfer_plugins(logger, "")
     builder = on_gpu(trt.Builder, logger)
@@ -49,15 +54,18 @@ def build_plan(
     if not parser.parse(source.content):
         problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ArtifactError(f"TensorRT cannot parse the model: {'; '.join(problems)}")
-    through = importlib.import_module(_BUILDERS[settings.builder])
-    options = _options(trt, version, source, settings, typed=typed, timings=timings)
-    config = through.builder_config(trt, builder, network, options)
-    plan = through.serialized_network(builder, network, config)
-    if plan is None:
-        raise MachineError(
-            "TensorRT could not build the engine",
-            hint="its log is above; more workspace_mib or smaller batch_sizes may help",
-        )
+    polygraphy = import_module(_POLYGRAPHY)
+    options = BuilderOptions(
+        flags=() if typed else _precision_flags(settings),
+        workspace=settings.engine.workspace_mib * _MIB,
+        optimization_level=settings.engine.optimization_level,
+        input_name=source.input_name,
+        shapes=tuple((size, 3, *settings.image_size) for size in settings.engine.batch_sizes),
+        calibrator=_calibrator(trt, version, calibration_cache),
+        timings=timings,
+    )
+    config = polygraphy.builder_config(trt, builder, network, options)
+    plan = polygraphy.serialized_network(builder, network, config)
     return bytes(plan), _timings(config)
 
 
@@ -95,38 +103,16 @@ def _network_flags(trt: Any, version: TensorRtVersion, typed: bool) -> int:
     return 0
 
 
-def _options(
-    trt: Any,
-    version: TensorRtVersion,
-    source: OnnxSource,
-    settings: BuildSettings,
-    *,
-    typed: bool,
-    timings: bytes,
-) -> BuilderOptions:
-    side = settings.image_size
-    calibrator = None
-    if settings.calibration_cache is not None:
-        calibrator = _cached_calibrator(trt, cache_for(version, settings.calibration_cache))
-    return BuilderOptions(
-        flags=() if typed else _precision_flags(settings),
-        workspace=settings.workspace_mib * _MIB,
-        optimization_level=settings.optimization_level,
-        input_name=source.input_name,
-        shapes=tuple((size, 3, side, side) for size in settings.batch_sizes),
-        calibrator=calibrator,
-        timings=timings,
-    )
-
-
-def _precision_flags(settings: BuildSettings) -> tuple[str, ...]:
-    floats = settings.float_precision if settings.precision == "int8" else settings.precision
-    half = ("FP16",) if floats == "half" else ()
+def _precision_flags(settings: BuildSettings[TensorRtSettings]) -> tuple[str, ...]:
+    half = ("FP16",) if settings.float_precision == "half" else ()
     return (*half, "INT8") if settings.precision == "int8" else half
 
 
-def _cached_calibrator(trt: Any, text: str) -> Any:
+def _calibrator(trt: Any, version: TensorRtVersion, cache: str | None) -> Any:
     """Returns a calibrator of the class that the cache names; it has no images, only the cache."""
+    if cache is None:
+        return None
+    text = cache_for(version, cache)
     minmax = text.partition("\n")[0].endswith("MinMaxCalibration")
     base = trt.IInt8MinMaxCalibrator if minmax else trt.IInt8EntropyCalibrator2
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
+from quantpipe.graph.onnx_file import read_onnx
 from quantpipe.graph.operations import graph_inputs, operation_nodes, require_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache
@@ -109,6 +110,35 @@ def read_calibration_cache(path: Path) -> CalibrationCache:
         _range(path, number, line) for number, line in enumerate(lines[1:], 2) if line.strip()
     )
     return CalibrationCache(version=int(header[1]), algorithm=header[2], amax=amax)
+
+
+def ranges_beside(graph_path: Path, cache_path: Path) -> str:
+    """Returns the text of a calibration cache that was made for a float graph.
+
+    Raises:
+        ArtifactError: The graph has ranges itself, or lacks a tensor that the cache names: an
+            engine would leave out such a range without a word.
+    """
+    text = cache_path.read_text(encoding="utf-8")
+    ranges = read_calibration_cache(cache_path).amax
+    graph = read_onnx(graph_path).model.graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise ArtifactError(
+            "has Q/DQ nodes, beside which a calibration cache is not read",
+            path=graph_path,
+            hint="wire a float graph, as export.float.onnx, or leave out the cache",
+        )
+    tensors = {value.name for value in graph.input}
+    tensors |= {name for node in graph.node for name in node.output}
+    unknown = [name for name in ranges if name not in tensors]
+    if unknown:
+        raise ArtifactError(
+            f"{len(unknown)} of its {len(ranges)} ranges, as of '{unknown[0]}', are of tensors "
+            f"that {graph_path.name} lacks",
+            path=cache_path,
+            hint="wire graph and cache of the same network",
+        )
+    return text
 
 
 def _range(path: Path, number: int, line: str) -> tuple[str, float]:

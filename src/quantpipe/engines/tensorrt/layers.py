@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from quantpipe.engines.engine import EngineLayer
+from quantpipe.engines.contract import EngineLayer
 
 _QUANTIZABLE = ("conv", "pool")  # also within CaskConvolution, Deconvolution, TiledPooling, ...
 # In the order in which they are looked for: one word may hold another.
@@ -15,13 +15,13 @@ _TYPES: Mapping[str, str] = {
     "int8": "int8",
     "bfloat16": "bf16",
     "bf16": "bf16",
-    "half": "f16",
-    "fp16": "f16",
-    "float": "f32",
-    "fp32": "f32",
+    "half": "fp16",
+    "fp16": "fp16",
+    "float": "fp32",
+    "fp32": "fp32",
 }
 # Kernels are named by the types they multiply: sm80_xmma_fprop_implicit_gemm_i8i8_i8i32_f32_...
-_KERNELS: Mapping[str, str] = {"i8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
+_KERNELS: Mapping[str, str] = {"i8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 _UNKNOWN = "n/a"  # "N/A due to dynamic shapes"
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \||\])")
 _FUSED = re.compile(r" \+ | \|\| |, ")

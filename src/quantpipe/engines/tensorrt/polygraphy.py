@@ -17,12 +17,12 @@ from polygraphy.backend.trt import CreateConfig, Profile, engine_bytes_from_netw
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
-from quantpipe.engines.tensorrt.config import BuilderOptions
+from quantpipe.engines.tensorrt.builder_options import BuilderOptions
 from quantpipe.errors import MachineError
 
 # Older ones ask TensorRT 11 for what it has no more.
 _OLDEST = (0, 53, 6)
-_INSTEAD = "pip install -U 'polygraphy>=0.53.6', or set engine.builder=api"
+_INSTEAD = "pip install -U 'polygraphy>=0.53.6'"
 
 
 def builder_config(trt: Any, builder: Any, network: Any, options: BuilderOptions) -> Any:
@@ -38,12 +38,13 @@ def builder_config(trt: Any, builder: Any, network: Any, options: BuilderOptions
     with _told(), TemporaryFile() as timings:  # Polygraphy asks for a file with a mode
         timings.write(options.timings)
         create = CreateConfig(
-            tf32=False,
+            tf32=False,  # float32 means float32: TensorFloat-32 keeps ten bits of it
             fp16="FP16" in options.flags,
             int8="INT8" in options.flags,
             calibrator=options.calibrator,
             profiles=profiles,
             memory_pool_limits={trt.MemoryPoolType.WORKSPACE: options.workspace},
+            # Or the inspector would not tell the precision of layers.
             profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
             builder_optimization_level=options.optimization_level,
             load_timing_cache=timings,
@@ -51,7 +52,7 @@ def builder_config(trt: Any, builder: Any, network: Any, options: BuilderOptions
         return create(builder, network)
 
 
-def serialized_network(builder: Any, network: Any, config: Any) -> Any | None:
+def serialized_network(builder: Any, network: Any, config: Any) -> Any:
     """Returns the plan as a buffer.
 
     Raises:
@@ -70,6 +71,5 @@ def _told() -> Iterator[None]:
         except PolygraphyException as error:
             raise MachineError(
                 f"Polygraphy: {str(error).strip().splitlines()[0]}",
-                hint="its log is above; more workspace_mib, smaller batch_sizes "
-                "or engine.builder=api may help",
+                hint="its log is above; more workspace_mib or smaller batch_sizes may help",
             ) from error

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.engines.batching import run_in_batches
-from quantpipe.engines.engine import EngineLayer, Images, Predictions
+from quantpipe.engines.contract import EngineLayer, Images, LayerTime, Predictions
 from quantpipe.engines.engine_file import EngineHeader
-from quantpipe.engines.profile import LayerTime, fastest_times
+from quantpipe.engines.profile import fastest_times
 from quantpipe.engines.tensorrt.cuda import Cuda, on_gpu
 from quantpipe.engines.tensorrt.layers import engine_layers, layer_names
+from quantpipe.engines.tensorrt.spec import TensorRtSettings
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_file import DETECTION_OUTPUTS
@@ -67,7 +68,7 @@ class TensorRtEngine:
     A batch size runs as a CUDA graph from its second run on, where TensorRT can be captured.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, header: EngineHeader):
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, header: EngineHeader[TensorRtSettings]):
         """Loads a plan.
 
         Raises:
@@ -75,7 +76,8 @@ class TensorRtEngine:
             MachineError: TensorRT refuses it, or CUDA fails; nothing stays allocated then.
         """
         self._trt, self._cuda = trt, cuda
-        self._batch_sizes, self._image_size = header.batch_sizes, header.image_size
+        self._batch_sizes = header.settings.engine.batch_sizes
+        self._image_size = header.settings.image_size
         self._num_classes = header.num_classes
         logger = trt.Logger(trt.Logger.WARNING)
         trt.init_libnvinfer_plugins(logger, "")
@@ -96,7 +98,7 @@ class TensorRtEngine:
             self._owned = owned.pop_all()
 
     def run(self, images: Images) -> Predictions:
-        """Returns predictions (B, A, 5 + classes) for images (B, 3, S, S).
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W).
 
         Raises:
             MachineError: TensorRT or CUDA fails.
@@ -234,10 +236,11 @@ class TensorRtEngine:
             for i in profiles
         ] or [(fixed,) * 3]
         if taken != [(self._input_shape(size),) * 3 for size in self._batch_sizes]:
+            height, width = self._image_size
             batches = [f"{low[0]} to {high[0]}" for low, _, high in taken]
             raise ArtifactError(
                 f"the engine takes batches of {', '.join(batches)}, "
-                f"not of {', '.join(map(str, self._batch_sizes))} at {self._image_size} pixels",
+                f"not of {', '.join(map(str, self._batch_sizes))} at {height} x {width} pixels",
                 hint="build it again from its ONNX file",
             )
 
@@ -257,7 +260,7 @@ class TensorRtEngine:
         return text
 
     def _input_shape(self, batch_size: int) -> tuple[int, ...]:
-        return (batch_size, 3, self._image_size, self._image_size)
+        return (batch_size, 3, *self._image_size)
 
 
 def _profiler(trt: Any) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpipe.engines.contract import Platform
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 
 _MAGIC = b"QPTIMING"
@@ -29,9 +30,9 @@ class TimingCache:
     folder: Path
     warn: Callable[[str], None]
 
-    def load(self, place: Mapping[str, str]) -> bytes:
-        """Returns what was kept for a library and hardware (``identity``'s result), or nothing."""
-        path = self._path(place)
+    def load(self, platform: Platform) -> bytes:
+        """Returns what was kept on a platform, or nothing."""
+        path = self._path(platform)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -46,13 +47,13 @@ class TimingCache:
             return b""
         return kept
 
-    def save(self, place: Mapping[str, str], kept: bytes) -> None:
+    def save(self, platform: Platform, kept: bytes) -> None:
         """Keeps what a build measured, atomically; a full disk does not fail the build."""
-        path = self._path(place)
+        path = self._path(platform)
         try:
             write_atomic(path, b"".join([_MAGIC, hashlib.sha256(kept).digest(), kept]))
         except OSError as error:
             self.warn(f"{path}: kernel timings are not kept ({error.strerror})")
 
-    def _path(self, place: Mapping[str, str]) -> Path:
-        return self.folder / f"{sha256_bytes(canonical_json(place).encode())[:32]}.timing"
+    def _path(self, platform: Platform) -> Path:
+        return self.folder / f"{sha256_bytes(canonical_json(vars(platform)).encode())[:32]}.timing"

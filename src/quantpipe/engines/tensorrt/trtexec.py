@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from quantpipe.engines.engine import BuildSettings
+from quantpipe.engines.contract import BuildSettings
+from quantpipe.engines.tensorrt.spec import TensorRtSettings
 from quantpipe.engines.tensorrt.version import TensorRtVersion
 
 # 11 does these by default and warns where it is told to.
@@ -20,18 +21,18 @@ class TrtexecFiles:
         onnx: The model.
         plan: What the first line writes and the second reads; not an engine file of quantpipe.
         timing_cache: Kept between builds.
-        calibration_cache: Read where the settings hold a calibration cache.
+        calibration_cache: None where ranges are in the graph.
     """
 
     onnx: str
     plan: str
     timing_cache: str
-    calibration_cache: str
+    calibration_cache: str | None
 
 
 def trtexec_commands(
     version: TensorRtVersion,
-    settings: BuildSettings,
+    settings: BuildSettings[TensorRtSettings],
     files: TrtexecFiles,
     *,
     input_name: str,
@@ -52,18 +53,18 @@ def trtexec_commands(
         dynamic: Whether its batch is; a fixed one takes no shapes.
         batch_size: Images of a run.
     """
-    size = settings.image_size
-    shape = f"{input_name}:{batch_size}x3x{size}x{size}"
+    height, width = settings.image_size
+    shape = f"{input_name}:{batch_size}x3x{height}x{width}"
     ranges = ("min", "opt", "max") if dynamic else ()
     build = [
         "trtexec",
         f"--onnx={files.onnx}",
         f"--saveEngine={files.plan}",
         *(f"--{end}Shapes={shape}" for end in ranges),
-        *_precision_arguments(version, settings),
-        *_calibration_arguments(settings, files),
-        f"--memPoolSize=workspace:{settings.workspace_mib}",
-        f"--builderOptimizationLevel={settings.optimization_level}",
+        *_precision_arguments(version, settings, cached=files.calibration_cache is not None),
+        *([] if files.calibration_cache is None else [f"--calib={files.calibration_cache}"]),
+        f"--memPoolSize=workspace:{settings.engine.workspace_mib}",
+        f"--builderOptimizationLevel={settings.engine.optimization_level}",
         "--noTF32",
         "--profilingVerbosity=detailed",
         f"--timingCacheFile={files.timing_cache}",
@@ -84,16 +85,10 @@ def trtexec_commands(
     return shlex.join(build), shlex.join(time)
 
 
-def _precision_arguments(version: TensorRtVersion, settings: BuildSettings) -> list[str]:
-    cached = settings.calibration_cache is not None
+def _precision_arguments(
+    version: TensorRtVersion, settings: BuildSettings[TensorRtSettings], *, cached: bool
+) -> list[str]:
     if version.takes_types_from_graph(calibration_cache=cached):
         return ["--stronglyTyped"] if version.major == 10 else []
-    floats = settings.float_precision if settings.precision == "int8" else settings.precision
     int8 = ["--int8"] if settings.precision == "int8" else []
-    return [*int8, "--fp16"] if floats == "half" else int8
-
-
-def _calibration_arguments(settings: BuildSettings, files: TrtexecFiles) -> list[str]:
-    if settings.calibration_cache is None:
-        return []
-    return [f"--calib={files.calibration_cache}"]
+    return [*int8, "--fp16"] if settings.float_precision == "half" else int8

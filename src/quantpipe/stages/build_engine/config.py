@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.core.artifact import ArtifactKind
-from quantpipe.engines.engine import Precision
-from quantpipe.engines.tensorrt.version import installed_tensorrt
+from quantpipe.engines.contract import Precision
+from quantpipe.engines.registry import require_calibration_cache
 from quantpipe.errors import ConfigurationError
-from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
+from quantpipe.settings.engine import EngineSettings, check_engine, engine_platform
 
 CALIBRATION_CACHE = "calibration_cache"
 
@@ -33,28 +33,15 @@ def check_wiring(config: BuildEngineConfig, kinds: Mapping[str, ArtifactKind]) -
     """Refuses a calibration cache where the engine cannot take its ranges from one."""
     if CALIBRATION_CACHE not in kinds:
         return
-    if config.engine.name != "tensorrt":
-        raise ConfigurationError(
-            f"is read by TensorRT up to 10, not by {config.engine.name}",
-            path=CALIBRATION_CACHE,
-            hint="leave it out and wire a graph with Q/DQ, or set engine=tensorrt",
-        )
+    require_calibration_cache(config.engine.name)
     if config.precision != "int8":
         raise ConfigurationError(
             f"holds ranges, which precision={config.precision} has no use for",
             path=CALIBRATION_CACHE,
             hint="set precision=int8 or leave it out",
         )
-    version = installed_tensorrt()
-    if version is not None and not version.implicit_quantization:
-        raise ConfigurationError(
-            f"{version} takes ranges from Q/DQ nodes only, implicit quantization is gone since 11",
-            path=CALIBRATION_CACHE,
-            hint="leave it out and wire a graph with Q/DQ (as pipelines=ptq does), "
-            "or install TensorRT 10",
-        )
 
 
 def content(config: BuildEngineConfig, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
     """The library and the hardware."""
-    return dict(engine_place(config.engine))
+    return vars(engine_platform(config.engine))

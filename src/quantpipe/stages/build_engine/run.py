@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from quantpipe.assembly.engines import build_settings, ranges_beside, typed_source
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.engines.engine import build_engine, float_layers, load_engine
+from quantpipe.engines.contract import BuildInputs, BuildSettings, float_layers
+from quantpipe.engines.registry import build_engine, load_engine
+from quantpipe.engines.source import typed_source
+from quantpipe.engines.tensorrt.calibration_cache import ranges_beside
 from quantpipe.graph.onnx_file import input_size, read_onnx
 from quantpipe.stages.build_engine.config import (
     CALIBRATION_CACHE,
@@ -14,35 +16,33 @@ from quantpipe.stages.build_engine.config import (
 
 def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Builds, loads what was built, and says what its layers run in."""
-    engine = config.engine
+    name = config.engine.name
     source = inputs["onnx"].path
     cache = inputs.get(CALIBRATION_CACHE)
-    settings = build_settings(
-        engine,
-        config.precision,
-        context,
+    settings = BuildSettings(
+        engine=config.engine,
+        precision=config.precision,
         image_size=input_size(source, read_onnx(source).model),
+    )
+    beside = BuildInputs(
         calibration_cache=None if cache is None else ranges_beside(source, cache.path),
+        memo=context.memo,
+        note=context.progress.note,
     )
     source = typed_source(
-        engine.name,
-        config.precision,
-        engine.float_precision,
-        source,
-        outputs["half_onnx"],
-        calibration_cache=cache is not None,
+        settings, source, outputs["half_onnx"], calibration_cache=cache is not None
     )
-    context.progress.status(f"building with {engine.name}")
-    build_engine(engine.name, source, outputs["engine"], settings)
-    built = load_engine(engine.name, outputs["engine"])
+    context.progress.status(f"building with {name}")
+    build_engine(source, outputs["engine"], settings, beside)
+    built = load_engine(name, outputs["engine"])
     try:
         layers = built.layers()
     finally:
         built.close()
     return {
-        "engine": engine.name,
+        "engine": name,
         "precision": config.precision,
-        "image_size": settings.image_size,
+        "image_size": list(settings.image_size),
         "mib": outputs["engine"].stat().st_size / 2**20,
         "num_quantizable": sum(layer.quantizable for layer in layers),
         "float_layers": [layer.name for layer in float_layers(layers)],

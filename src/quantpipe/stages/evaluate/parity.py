@@ -249,7 +249,7 @@ def fault_of(distances: Distances, float_precision: str, settings: ParitySetting
         if distances.agreement is None or distances.agreement >= settings.min_agreement:
             return None
         return f"detections agree to {distances.agreement:.3f}, less than {settings.min_agreement}"
-    limits = settings.half if float_precision == "half" else settings.float32
+    limits = settings.half if float_precision == "half" else settings.fp32
     boxes, scores = limits.box_mean_abs * distances.box_extent, limits.score_mean_abs
     mine, what = distances.distance, "the network"
     if distances.effect is not None and distances.from_float is not None:

@@ -14,8 +14,8 @@ from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
 from quantpipe.engines.benchmark import Latency
-from quantpipe.engines.engine_file import read_header
 from quantpipe.engines.fallback import fallbacks
+from quantpipe.engines.registry import read_header
 from quantpipe.errors import ConfigurationError, DataError, QuantpipeError
 from quantpipe.evaluation.accuracy import ImageDetections, Suppression, agreement
 from quantpipe.evaluation.coco_map import MapResult
@@ -166,7 +166,7 @@ def _parted_at(
     try:
         with tempfile.TemporaryDirectory() as folder:
             return diverged_operation(
-                read_header(engine.path),
+                read_header(engine.path).settings,
                 graph,
                 loaded,
                 images.numpy(),

@@ -10,11 +10,10 @@ from quantpipe.assembly.images import predictor
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.engines.engine import EngineLayer, Images, Predictions, float_layers, load_engine
-from quantpipe.engines.engine_file import network_bytes, read_header
+from quantpipe.engines.contract import EngineLayer, Images, Predictions, float_layers
+from quantpipe.engines.engine_file import network_bytes
+from quantpipe.engines.registry import load_engine, read_header
 from quantpipe.evaluation.accuracy import Predictor
-
-_SHOWN = {"f32": "fp32", "half": "half", "int8": "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +69,22 @@ def _open_engine(
     stack: ExitStack,
 ) -> OpenVariant:
     header = read_header(artifact.path)
-    engine = load_engine(header.engine, artifact.path)
-    quantized, layers = header.precision == "int8", engine.layers()
+    settings = header.settings
+    engine = load_engine(settings.engine.name, artifact.path)
+    layers = engine.layers()
     stack.callback(engine.close)
     return OpenVariant(
         name=name,
         predict=engine.run,
-        precision=_SHOWN[header.precision],
-        float_precision=_SHOWN[header.float_precision if quantized else header.precision],
-        engine=header.engine,
-        image_size=header.image_size,
+        precision=settings.precision,
+        float_precision=settings.float_precision,
+        engine=settings.engine.name,
+        image_size=settings.image_size[0],
         mib=network_bytes(artifact.path) / 2**20,
         detects=header.num_classes is not None,
         layers=layers,
-        num_float_layers=len(float_layers(layers)) if quantized else None,
-        run_all=engine.run_all if header.mode == "throughput" else None,
+        num_float_layers=len(float_layers(layers)) if settings.precision == "int8" else None,
+        run_all=engine.run_all if settings.engine.mode == "throughput" else None,
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from quantpipe.engines.registry import engine_spec
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import Between, ExecutionOnly
 from quantpipe.settings.data import DataSettings, check_data, data_content
-from quantpipe.settings.engine import EngineName
-from quantpipe.settings.opset import Opset, resolved_opset
+from quantpipe.settings.engine import EngineName, Opset, resolved_opset
 from quantpipe.settings.recipe import Fraction, Positive
 from quantpipe.versions import installed_versions
 
@@ -39,7 +39,7 @@ class ToleranceSettings:
     the fake-quantized network is.
     """
 
-    float32: Limits
+    fp32: Limits
     half: Limits
     int8_limit: Positive
 
@@ -78,7 +78,7 @@ class ExportConfig:
             )
         if self.opset != "auto":
             _require_scales(self.opset, half=self.half)
-        if self.nms == "tensorrt" and self.target != "tensorrt":
+        if self.nms == "tensorrt" and not engine_spec(self.target).runs_nms_plugin:
             raise ConfigurationError(
                 f"{self.target} does not run TensorRT's plugin",
                 path="nms",

@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from quantpipe.assembly.engines import engine_graph
 from quantpipe.assembly.images import float_batches, predictor, sample
 from quantpipe.assembly.networks import Loaded, deployed, load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.engines.registry import engine_spec
 from quantpipe.engines.tensorrt.calibration_cache import (
     CalibrationCache,
     activation_ranges,
     write_calibration_cache,
 )
+from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.nms import NmsSettings
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
 from quantpipe.settings.data import open_split
-from quantpipe.settings.opset import resolved_opset
+from quantpipe.settings.engine import resolved_opset
 from quantpipe.stages.export.config import (
     ExportConfig,
 )
@@ -39,13 +40,14 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
         opset=resolved_opset(config.opset, config.target),
     )
     traced = read_graph(path)
-    if loaded.scales is not None and config.target == "tensorrt":
+    spec = engine_spec(config.target)
+    if loaded.scales is not None and spec.calibration_cache is not None:
         _write_calibration_cache(traced, loaded, outputs["calibration_cache"])
     edited = engine_graph(
         traced,
         loaded.scales,
         loaded.plan,
-        target=config.target,
+        placement=spec.placement,
         half=config.half,
         simplified=config.simplify,
     )
@@ -101,7 +103,7 @@ def _verify(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> An
 
     reference = predictor(loaded.network, "cpu")
     if loaded.scales is None:
-        limits = config.tolerance.half if config.half else config.tolerance.float32
+        limits = config.tolerance.half if config.half else config.tolerance.fp32
         return verify_against(reference, path, images, Tolerance(**vars(limits)))
     return verify_quantized(
         predictor(loaded.quantized, "cpu"),

@@ -12,9 +12,14 @@ from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
 from quantpipe.schema import Between, ExecutionOnly, identity
 from quantpipe.settings.data import DataSettings, Split, check_data, data_content
-from quantpipe.settings.engine import EngineSettings, check_engine, engine_place
+from quantpipe.settings.engine import (
+    EngineSettings,
+    Opset,
+    check_engine,
+    engine_platform,
+    resolved_opset,
+)
 from quantpipe.settings.model import ModelSettings, architecture
-from quantpipe.settings.opset import Opset, resolved_opset
 from quantpipe.settings.recipe import BatchSize, Count, Fraction, Positive
 
 
@@ -134,7 +139,6 @@ def content(config: PartialQuantConfig, memo: Path) -> Mapping[str, Any]:
         digests = data_content(config.data, (config.split,), memo)
         found["data"] = {"settings": identity(config.data), **digests}
     if config.by_latency:
-        place = dict(engine_place(config.engine))
         timing = {"engine": identity(config.engine), "latency": identity(config.latency)}
-        found["latency"] = {**place, **timing}
+        found["latency"] = {**vars(engine_platform(config.engine)), **timing}
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from quantpipe.assembly.engines import build_settings, engine_graph, typed_source
 from quantpipe.assembly.networks import Loaded
 from quantpipe.core.stage import Context
 from quantpipe.engines.benchmark import measure_latency
-from quantpipe.engines.engine import Engine, Precision, build_engine, load_engine
+from quantpipe.engines.contract import BuildInputs, BuildSettings, Engine, Precision
 from quantpipe.engines.profile import operation_times
+from quantpipe.engines.registry import build_engine, engine_spec, load_engine
+from quantpipe.engines.source import typed_source
+from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.graph.operations import operation_aliases, operation_readers, result_sizes
@@ -121,23 +123,16 @@ class PlanTimer:
         if path.exists():
             return path
         self.context.progress.status(f"building with {self.engine.name}")
-        source, precision = path.with_suffix(".onnx"), self._precision(kept)
+        source, size = path.with_suffix(".onnx"), self.loaded.checkpoint.image_size
         write_graph(source, self._edited(kept))
-        settings = build_settings(
-            self.engine,
-            precision,
-            self.context,
-            image_size=self.loaded.checkpoint.image_size,
-            batch_sizes=(self.batch_size,),
+        settings = BuildSettings(
+            engine=replace(self.engine, batch_sizes=(self.batch_size,)),
+            precision=self._precision(kept),
+            image_size=(size, size),
         )
-        source = typed_source(
-            self.engine.name,
-            precision,
-            self.engine.float_precision,
-            source,
-            path.with_suffix(".half.onnx"),
-        )
-        build_engine(self.engine.name, source, path, settings)
+        source = typed_source(settings, source, path.with_suffix(".half.onnx"))
+        kept_timings = BuildInputs(memo=self.context.memo, note=self.context.progress.note)
+        build_engine(source, path, settings, kept_timings)
         return path
 
     def _precision(self, kept: frozenset[str] | None) -> Precision:
@@ -154,7 +149,7 @@ class PlanTimer:
             self._graph,
             None if plan is None else self.loaded.scales,
             plan,
-            target=self.engine.name,
+            placement=engine_spec(self.engine.name).placement,
             half=False,
             simplified=True,
         )

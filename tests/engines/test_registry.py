@@ -10,16 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from quantpipe.engines import engine, hardware
-from quantpipe.engines.engine import (
+from quantpipe.engines import hardware, registry
+from quantpipe.engines.registry import (
     ENGINES,
-    EngineLayer,
     availability,
     build_engine,
-    engine_kind,
-    float_layers,
-    identity,
+    engine_spec,
     load_engine,
+    platform_here,
     require_precision,
 )
 from quantpipe.errors import ConfigurationError, MachineError
@@ -28,21 +26,22 @@ from quantpipe.errors import ConfigurationError, MachineError
 def test_asking_costs_no_heavy_import() -> None:
     code = (
         "import sys\n"
-        "from quantpipe.engines.engine import ENGINES, availability, identity\n"
-        "[availability(name) for name in ENGINES]; identity('openvino'); identity('onnxruntime')\n"
-        "heavy = {'openvino', 'onnxruntime', 'tensorrt', 'torch', 'onnx', 'cuda'}\n"
+        "from quantpipe.engines.registry import ENGINES, availability, platform_here\n"
+        "[availability(name, building=True) for name in ENGINES]\n"
+        "platform_here('openvino'); platform_here('onnxruntime')\n"
+        "heavy = {'openvino', 'onnxruntime', 'tensorrt', 'torch', 'onnx', 'cuda', 'polygraphy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_identity_names_version_and_processor(name: str) -> None:
+def test_a_platform_names_version_and_processor(name: str) -> None:
     import importlib.metadata
 
-    place = identity(name)
-    assert place["library"] == f"{name} {importlib.metadata.version(name)}"
-    assert place["hardware"] == hardware.processor()
+    here = platform_here(name)
+    assert here.library == f"{name} {importlib.metadata.version(name)}"
+    assert here.hardware == hardware.processor()
     assert availability(name) is None
 
 
@@ -53,7 +52,7 @@ def test_a_missing_library_gives_the_install_line(monkeypatch: pytest.MonkeyPatc
         assert reason is not None
         assert kind.install in reason
         with pytest.raises(MachineError, match="install it with"):
-            identity(name)
+            platform_here(name)
 
 
 def test_a_missing_library_stops_build_and_load(
@@ -61,7 +60,7 @@ def test_a_missing_library_stops_build_and_load(
 ) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     with pytest.raises(MachineError):
-        build_engine("openvino", tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings())
+        build_engine(tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings("openvino"))
     with pytest.raises(MachineError):
         load_engine("tensorrt", tmp_path / "a.engine")
 
@@ -79,11 +78,11 @@ def test_a_library_that_lacks_another_one_is_a_machine_error(
     with pytest.raises(MachineError, match=line):
         load_engine("openvino", tmp_path / "a.engine")
     with pytest.raises(MachineError, match=line):
-        build_engine("openvino", tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings())
+        build_engine(tmp_path / "a.onnx", tmp_path / "a.engine", tiny.settings("openvino"))
 
 
 def test_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_installed", lambda name: True)
+    monkeypatch.setattr(registry, "_installed", lambda name: True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     hardware.nvidia_gpu.cache_clear()
     reason = availability("tensorrt")
@@ -94,25 +93,10 @@ def test_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_engine_names_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'openvino'"):
-        engine_kind("openvno")
+        engine_spec("openvno")
 
 
 def test_a_precision_without_kernels_is_refused() -> None:
     require_precision("openvino", "half")
     with pytest.raises(ConfigurationError, match="half"):
         require_precision("onnxruntime", "half")
-
-
-@pytest.mark.parametrize("batch_sizes", [(), (0,), (4, 1), (1, 1)])
-def test_batch_sizes_are_positive_and_ascending(tiny: Any, batch_sizes: Any) -> None:
-    with pytest.raises(ConfigurationError, match="batch sizes"):
-        tiny.settings(batch_sizes=batch_sizes)
-
-
-def test_float_layers_are_the_quantizable_ones_in_float() -> None:
-    layers = [
-        EngineLayer(name="a", kind="Convolution", precision="int8", quantizable=True),
-        EngineLayer(name="b", kind="Convolution", precision="bf16", quantizable=True),
-        EngineLayer(name="c", kind="Sigmoid", precision="f32", quantizable=False),
-    ]
-    assert [layer.name for layer in float_layers(layers)] == ["b"]

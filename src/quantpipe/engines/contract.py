@@ -1,0 +1,294 @@
+"""What an engine is, and what an inference library gives so that there is one.
+
+This module knows no library and no other module of the package: libraries are folders that fill in
+an :class:`EngineSpec` and a :class:`Backend`, and :mod:`quantpipe.engines.registry` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpipe.errors import ConfigurationError
+from quantpipe.quantization.placement import Placement
+from quantpipe.schema import Between
+
+Precision = Literal["fp32", "half", "int8"]
+FloatPrecision = Literal["fp32", "half"]
+Mode = Literal["latency", "throughput"]
+Images = NDArray[np.float32]
+Predictions = NDArray[np.float32]
+ImageSize = tuple[int, int]
+"""Height and width in pixels."""
+
+OPSET = 20
+"""Of ONNX: what a library reads that is known for no other wish."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """What an engine is tied to.
+
+    Attributes:
+        library: The engine's name with the version of its library, and of those below it.
+        hardware: The processor or GPU.
+    """
+
+    library: str
+    hardware: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibrarySettings:
+    """What every engine is told. Abstract: the settings of a library add what it alone reads.
+
+    Attributes:
+        name: Of the engine; a library narrows it to the names that it serves.
+        batch_sizes: That it is optimized for, ascending; others are split and padded.
+        float_precision: What an ``int8`` engine runs its remaining float operations in.
+        mode: ``latency`` computes one batch at a time as fast as it can; ``throughput`` several at
+            once, each more slowly.
+    """
+
+    name: str
+    batch_sizes: Annotated[tuple[int, ...], Between(1, 1024)]
+    float_precision: FloatPrecision
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or sorted(set(self.batch_sizes)) != list(self.batch_sizes):
+            raise ConfigurationError(
+                f"{list(self.batch_sizes)} is not an ascending list", path="batch_sizes"
+            )
+
+
+S = TypeVar("S", bound=LibrarySettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings(Generic[S]):
+    """How one engine is built.
+
+    Attributes:
+        engine: What its library is told.
+        precision: ``int8`` means that the graph carries Q/DQ, or that ranges come beside it;
+            ``half`` is FP16 on GPUs and bf16 on processors.
+        image_size: Of its input.
+    """
+
+    engine: S
+    precision: Precision
+    image_size: ImageSize
+
+    @property
+    def float_precision(self) -> FloatPrecision:
+        """What the float operations run in."""
+        return self.engine.float_precision if self.precision == "int8" else self.precision
+
+
+def _unheard(line: str) -> None:
+    """Where nothing is kept, nothing is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInputs:
+    """What a build reads besides graph and settings; none of it changes what the file says.
+
+    Attributes:
+        calibration_cache: Text of a calibration cache, for a graph without Q/DQ.
+        memo: A folder where a builder may keep what it measured, for the next build.
+        note: Told of what is ignored in that folder, and why.
+    """
+
+    calibration_cache: str | None = None
+    memo: Path | None = None
+    note: Callable[[str], None] = _unheard
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLayer:
+    """A layer of a built engine, as the library reports it.
+
+    Attributes:
+        name: The library's name, which holds the name of the ONNX node where the library keeps it.
+        kind: The library's layer type (``Convolution``, ``QLinearConv``, ...).
+        precision: ``int8``, ``fp32``, ``bf16``, ``fp16``, or the library's own word for others.
+        quantizable: Whether it is a convolution, transposed convolution or max-pool.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    quantizable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """An executed layer: its name, with the names of what is fused into it, and milliseconds."""
+
+    name: str
+    milliseconds: float
+
+
+class Engine(Protocol):
+    """A built network, ready to run."""
+
+    def run(self, images: Images) -> Predictions:
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W), RGB in 0..1."""
+        ...
+
+    def run_all(self, batches: Iterable[Images]) -> list[Predictions]:
+        """Returns the predictions of each batch, several at once where it was built to."""
+        ...
+
+    def layers(self) -> Sequence[EngineLayer]:
+        """Returns the layers that run, with the precision the library chose for each."""
+        ...
+
+    def profile(self, images: Images, num_runs: int) -> Sequence[LayerTime]:
+        """Returns the least time of each layer that runs, over runs on one batch.
+
+        The file that the engine was loaded from has to be there still.
+
+        Args:
+            images: (B, 3, H, W), B one of the engine's batch sizes.
+            num_runs: How many runs are counted; one more before them is not.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the library's memory; the engine cannot run any more."""
+        ...
+
+
+class Backend(Protocol):
+    """What builds and loads the engines of a library: a module of it, or an object."""
+
+    def build(
+        self,
+        onnx_path: Path,
+        engine_path: Path,
+        settings: BuildSettings[Any],
+        platform: Platform,
+        inputs: BuildInputs,
+    ) -> None:
+        """Builds an engine from an ONNX file and writes it as one file."""
+        ...
+
+    def load(self, engine_path: Path, platform: Platform) -> Engine:
+        """Loads what :meth:`build` wrote, on the same platform."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opsets:
+    """Which versions of ONNX a library reads.
+
+    Attributes:
+        best: The one to export.
+        newest: The newest that it is known to take, where that is a limit.
+        reader: How the library is called where ``newest`` is one.
+    """
+
+    best: int = OPSET
+    newest: int | None = None
+    reader: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationCacheReader:
+    """A library that takes ranges from a calibration cache beside a float graph.
+
+    Attributes:
+        name: The library, and up to which version it does.
+        check: Raises ConfigurationError where the version that is here does not.
+    """
+
+    name: str
+    check: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedNode:
+    """A node of a graph whose inputs all carry ranges.
+
+    Attributes:
+        kind: ``Conv``, ``ConvTranspose`` or ``MaxPool``.
+        requantized: Whether its result is quantized too, directly or behind a ReLU.
+    """
+
+    kind: str
+    requantized: bool
+
+
+def _no_reason(node: QuantizedNode) -> None:  # noqa: ARG001 - the signature of all
+    return None
+
+
+def _never(calibration_cache: bool) -> bool:  # noqa: ARG001 - the signature of all
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """Everything that can be known of an engine without importing its library.
+
+    Attributes:
+        name: What ``engine=`` and an engine file call it.
+        settings: The dataclass of ``conf/engine/<name>.yaml``.
+        packages: Importable modules that must be there.
+        distributions: Names of the library's distributions; the first one found tells the version.
+        install: The line that installs the library.
+        precisions: What the library runs faster than, or as, FP32.
+        modes: What it is built for.
+        hardware: Names what an engine of this kind is tied to; None where that is missing.
+        backend: Imports what builds and loads.
+        placement: Where Q/DQ pairs go, and in what form.
+        missing_hardware: What to say where ``hardware`` is.
+        builders: Importable modules that must be there to build, not to run.
+        needs: Distributions that must be there too, where importable modules do not tell.
+        tied_to: Distributions whose versions an engine is tied to besides the library's, if there.
+        opsets: What the library that is here reads.
+        half_in_graph: Whether half precision has to be written into the graph as types, given
+            whether ranges come from a calibration cache.
+        calibration_cache: Of a library that reads one.
+        runs_nms_plugin: Whether it runs TensorRT's plugin for suppression.
+        fallback: Why a node whose ranges are in the graph runs in float; None where the library
+            might have chosen otherwise.
+    """
+
+    name: str
+    settings: type[LibrarySettings]
+    packages: tuple[str, ...]
+    distributions: tuple[str, ...]
+    install: str
+    precisions: tuple[Precision, ...]
+    modes: tuple[Mode, ...]
+    hardware: Callable[[], str | None]
+    backend: Callable[[], Backend]
+    placement: Placement
+    missing_hardware: str = ""
+    builders: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    tied_to: tuple[str, ...] = ()
+    opsets: Callable[[], Opsets] = Opsets
+    half_in_graph: Callable[[bool], bool] = _never
+    calibration_cache: CalibrationCacheReader | None = None
+    runs_nms_plugin: bool = False
+    fallback: Callable[[QuantizedNode], str | None] = _no_reason
+
+
+def imported(module: str) -> Callable[[], Backend]:
+    """What imports a module that is a :class:`Backend` when it is called: its library is heavy."""
+    return lambda: cast(Backend, import_module(module))
+
+
+def float_layers(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
+    """Returns the layers that could have run in INT8 and do not."""
+    return tuple(layer for layer in layers if layer.quantizable and layer.precision != "int8")
