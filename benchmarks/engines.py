@@ -2,8 +2,8 @@
 
 python benchmarks/engines.py [--json FILE] [--quick] [--batches 1 32] [--runs N] [--large-runs N]
 
-YOLOv6-N at 320 px and S at 640, batches of 1 and 32: float32, bf16 and our INT8 in OpenVINO,
-float32 and our INT8 in ONNX Runtime, and the same float graph quantized by NNCF and by ONNX Runtime
+YOLOv6-N at 320 px and S at 640, batches of 1 and 32: fp32, bf16 and our INT8 in OpenVINO,
+fp32 and our INT8 in ONNX Runtime, and the same float graph quantized by NNCF and by ONNX Runtime
 with their defaults where they are installed. Weights are random: they change no latency. All run in
 turn, after a pause, so that neither a busy moment nor what ran before favors any.
 
@@ -44,12 +44,12 @@ from quantpipe.engines.registry import build_engine, engine_spec, load_engine
 from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.progress import Silent
-from quantpipe.schema import build
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.schema import build
 
 SIZES = {"N": (0.25, 320), "S": (0.5, 640)}
 BATCHES = (1, 32)
