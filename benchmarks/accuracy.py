@@ -27,13 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from other_tools import quantize_with_nncf, quantize_with_onnxruntime
-from quantpipe.assembly.images import float_batches, measure, predictor, sample
 from quantpipe.assembly.networks import load
+from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import (
     bootstrap_difference,
     matched_agreement,

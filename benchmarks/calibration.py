@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantpipe.assembly.images import float_batches, measure, predictor, sample
+from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
@@ -34,6 +34,8 @@ from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import (
     Interval,
     MatchedDetections,

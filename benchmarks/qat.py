@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import quantize_to_train
 from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
 from quantpipe.settings.model import architecture
-from quantpipe.settings.recipe import recipe
+from quantpipe.settings.training import recipe
 from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.log import NoLog
@@ -105,14 +106,7 @@ class Subject:
         """Trains for the steps of one turn."""
         settings = self.settings
         student = self._student(ranges)
-        numbers = recipe(
-            epochs=1,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            box_loss=settings.box_loss,
-            schedule=settings.schedule,
-            loss=settings.loss,
-        )
+        numbers = replace(recipe(settings, settings.box_loss), epochs=1)
         lessons = distillation_loss(self.network, epochs=1, **vars(settings.distillation))
         with tempfile.TemporaryDirectory() as folder:
             start = time.process_time()
@@ -125,8 +119,6 @@ class Subject:
                 gradient_masks=None,
                 extra_loss=lessons,
                 validate=None,
-                validate_every=1,
-                patience=None,
                 save_every=10_000,
                 log=NoLog(),
                 progress_folder=Path(folder),

@@ -24,14 +24,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
-from quantpipe.assembly.images import float_batches, measure, num_batches, predictor, sample
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_plan
+from quantpipe.data.batches import float_batches, num_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
+from quantpipe.detector.families.yolov6.architecture import STRIDES
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import MatchedDetections, matched_agreement, resamples
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
@@ -50,7 +54,6 @@ from quantpipe.quantization.sensitivity.ranking import Measured, RankingTask, ra
 from quantpipe.quantization.sensitivity.table import Direction, SensitivityMethod, SensitivityTable
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import only_quantized, quantize
-from quantpipe.settings.recipe import detection_loss
 from quantpipe.stages.sensitivity.config import SensitivityConfig
 from quantpipe.stages.sensitivity.methods import RankingBatch, ranking_batches, ranking_method
 
@@ -306,7 +309,7 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
     method = ranking_method(
         contender.method,
         dataset=chosen,
-        loss=detection_loss(settings.loss, settings.box_loss),
+        loss=DetectionLoss(strides=STRIDES, box_loss=settings.box_loss, numbers=settings.loss),
         output_error=contender.output_error,
         num_projections=settings.num_projections,
         device=CPU,

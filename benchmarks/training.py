@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from quantpipe.assembly.training import batch_source
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_plan
 from quantpipe.data.coco import find_coco_split, read_coco
@@ -40,8 +39,9 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.settings.model import architecture
-from quantpipe.settings.recipe import augmentation, recipe
+from quantpipe.settings.training import recipe
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig
+from quantpipe.training.fit import batch_source
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import train
 from quantpipe.training.memory_order import memory_order
@@ -211,8 +211,6 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             gradient_masks=_masks(subject, detector),
             extra_loss=None,
             validate=None,
-            validate_every=1,
-            patience=None,
             save_every=10_000,
             log=NoLog(),
             progress_folder=Path(folder),
@@ -250,7 +248,7 @@ def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[
         image_size=settings.model.image_size,
         batch_size=settings.batch_size,
         seed=0,
-        augmentation=augmentation(settings.augmentation),
+        augmentation=settings.augmentation,
         num_workers=num_workers,
         cache_mib=settings.cache_mib,
     )
@@ -258,15 +256,8 @@ def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[
 
 def _recipe(subject: Subject, mixed: bool) -> Recipe:
     settings = subject.settings
-    numbers = recipe(
-        epochs=1,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        box_loss=settings.model.iou_loss,
-        schedule=settings.schedule,
-        loss=settings.loss,
-    )
-    return replace(numbers, mixed_precision=mixed, no_augmentation_epochs=0)
+    schedule = replace(settings.schedule, mixed_precision=mixed, no_augmentation_epochs=0)
+    return replace(recipe(settings, settings.model.iou_loss), epochs=1, schedule=schedule)
 
 
 def _masks(subject: Subject, detector: Detector) -> dict[str, torch.Tensor] | None:

@@ -44,6 +44,12 @@ def _number(value: float) -> str:
     return f"{value:.12g}"
 
 
+Fraction = Annotated[float, Between(0, 1)]
+Positive = Annotated[float, Between(0, open_low=True)]
+NotNegative = Annotated[float, Between(0)]
+Count = Annotated[int, Between(0)]
+
+
 @dataclass(frozen=True)
 class ExecutionOnly:
     """Marks a field that changes how a step runs, not what it makes: it is not in the key."""

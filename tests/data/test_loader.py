@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.image_cache import resized_images
 from quantpipe.data.images import read_image
 from quantpipe.data.loader import (
-    Augmentation,
     Batch,
     evaluation_batches,
     num_training_batches,

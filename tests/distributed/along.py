@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.training.conftest import TinyDetector, rectangles
+from tests.training.conftest import TinyDetector, changed, rectangles
 
 from quantpipe.errors import DataError
 from quantpipe.process_group import ProcessGroup
@@ -90,7 +90,7 @@ def learn_along(processes: ProcessGroup, job: Lessons) -> None:
 
 
 def learn(processes: ProcessGroup, job: Lessons, progress: Any = None) -> TrainResult:
-    recipe = replace(job.recipe, epochs=4, lr=1e-3, warmup_epochs=0.0)
+    recipe = changed(job.recipe, epochs=4, lr=1e-3, warmup_epochs=0.0)
     lessons = distillation_loss(
         job.teacher,
         epochs=recipe.epochs,
@@ -116,14 +116,12 @@ def _trained(
     return train(
         detector,
         Shared(processes, fate),
-        replace(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
+        changed(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
         num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
         gradient_masks=None,
         extra_loss=extra_loss,
         validate=score,
-        validate_every=1,
-        patience=None,
         save_every=1,
         log=NoLog(),
         progress_folder=folder,

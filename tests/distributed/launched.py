@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from tests.distributed.along import Job, follow, lead
-from tests.training.conftest import _RECIPE
+from tests.training.conftest import RECIPE
 
 from quantpipe.core.signals import stop_on_signals
 from quantpipe.distributed.launch import launched
@@ -17,7 +17,6 @@ from quantpipe.distributed.world import join_world
 from quantpipe.errors import QuantpipeError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.training.loop import TrainResult
-from quantpipe.training.recipe import Recipe
 
 
 def main(folder: Path, fate: str) -> int:
@@ -31,7 +30,7 @@ def main(folder: Path, fate: str) -> int:
     # As the command does: a launcher that lost a rank asks the others to stop.
     with world.leading(), stop_on_signals():
         for number in range(2):
-            job = Job(Recipe(**_RECIPE), folder / str(number), fate if number else "none")
+            job = Job(RECIPE, folder / str(number), fate if number else "none")
             result = run_together(
                 partial(_lead, job),
                 follow,

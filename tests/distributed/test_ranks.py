@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.distributed.along import Job, Lessons, add_to_copy, follow, lead, learn, learn_along
-from tests.training.conftest import _RECIPE
+from tests.training.conftest import RECIPE
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
 from quantpipe.distributed.ranks import run_together
@@ -19,11 +19,8 @@ from quantpipe.errors import DataError, Interrupted, MachineError
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.training.loop import TrainResult
-from quantpipe.training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
-
-RECIPE = Recipe(**_RECIPE)
 
 
 def together(job: Job, *, timeout: float = 60, progress: Any = None) -> TrainResult:

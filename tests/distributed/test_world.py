@@ -12,10 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.distributed.along import Job, lead
-from tests.training.conftest import _RECIPE
+from tests.training.conftest import RECIPE
 
 from quantpipe.process_group import SingleProcess
-from quantpipe.training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +41,7 @@ def told(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def require_trained_as_alone(folder: Path, number: int) -> None:
-    alone = lead(SingleProcess(), Job(Recipe(**_RECIPE), folder / "alone"))
+    alone = lead(SingleProcess(), Job(RECIPE, folder / "alone"))
     for name, tensor in load_file(folder / f"{number}.safetensors").items():
         torch.testing.assert_close(tensor, alone.weights[name], rtol=1e-3, atol=1e-5)
 

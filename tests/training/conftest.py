@@ -1,4 +1,6 @@
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -8,37 +10,58 @@ from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.schedule import Schedule
 
-_RECIPE: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 2,
-    "nominal_batch": 2,
-    "lr": 0.02,
-    "final_lr_fraction": 0.01,
-    "momentum": 0.9,
-    "nesterov": True,
-    "weight_decay": 5e-4,
-    "warmup_epochs": 1.0,
-    "warmup_steps": 0,
-    "warmup_max_fraction": 0.2,
-    "warmup_momentum": 0.8,
-    "warmup_bias_lr": 0.05,
-    "ema_decay": 0.9,
-    "ema_ramp_steps": 5.0,
-    "no_augmentation_epochs": 1,
-    "gradient_clip": 0.0,
-    "mixed_precision": False,
-    "channels_last": False,
-    "box_loss": "giou",
-    "assignment_topk": 13,
-    "assignment_alpha": 1.0,
-    "assignment_beta": 6.0,
-    "focal_alpha": 0.75,
-    "focal_gamma": 2.0,
-    "classification_weight": 1.0,
-    "box_weight": 2.5,
-}
+_SCHEDULE = Schedule(
+    nominal_batch=2,
+    final_lr_fraction=0.01,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    warmup_epochs=1.0,
+    warmup_steps=0,
+    warmup_max_fraction=0.2,
+    warmup_momentum=0.8,
+    warmup_bias_lr=0.05,
+    ema_decay=0.9,
+    ema_ramp_steps=5.0,
+    no_augmentation_epochs=1,
+    gradient_clip=0.0,
+    mixed_precision=False,
+    channels_last=False,
+)
+_LOSS = LossNumbers(
+    assignment_topk=13,
+    assignment_alpha=1.0,
+    assignment_beta=6.0,
+    focal_alpha=0.75,
+    focal_gamma=2.0,
+    classification_weight=1.0,
+    box_weight=2.5,
+)
+RECIPE = Recipe(
+    epochs=3,
+    batch_size=2,
+    lr=0.02,
+    schedule=_SCHEDULE,
+    box_loss="giou",
+    loss=_LOSS,
+    validate_every=1,
+    patience=None,
+)
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other numbers, of its own, its schedule's or its loss's."""
+
+    def taken(numbers: Any) -> dict[str, Any]:
+        return {f.name: changes.pop(f.name) for f in fields(numbers) if f.name in changes}
+
+    schedule = replace(recipe.schedule, **taken(recipe.schedule))
+    loss = replace(recipe.loss, **taken(recipe.loss))
+    return replace(recipe, schedule=schedule, loss=loss, **changes)
 
 
 class TinyDetector(nn.Module):
@@ -117,7 +140,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_recipe() -> Callable[..., Recipe]:
-    return lambda **changes: Recipe(**{**_RECIPE, **changes})
+    return partial(changed, RECIPE)
 
 
 @pytest.fixture

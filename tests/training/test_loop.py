@@ -1,5 +1,6 @@
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,6 @@ def run(
         "gradient_masks": None,
         "extra_loss": None,
         "validate": None,
-        "validate_every": 1,
-        "patience": None,
         "save_every": 2,
         "log": NoLog(),
         "progress_folder": folder,
@@ -72,6 +71,9 @@ def run(
         "description": "train",
         "processes": SingleProcess(),
     }
+    for name in ("validate_every", "patience"):
+        if name in changes:
+            recipe = replace(recipe, **{name: changes.pop(name)})
     return train(detector, source, recipe, **(arguments | changes))
 
 

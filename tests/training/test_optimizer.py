@@ -13,7 +13,7 @@ from quantpipe.training.optimizer import (
     momentum_buffers,
     set_rates,
 )
-from quantpipe.training.schedule import Schedule
+from quantpipe.training.rates import Rates
 
 SETTINGS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.5}
 
@@ -53,7 +53,7 @@ def test_a_masked_step_leaves_weight_decay_whole() -> None:
 
 
 def test_rates_follow_the_schedule() -> None:
-    schedule = Schedule(
+    rates = Rates(
         total_steps=10,
         warmup_steps=4,
         lr=0.2,
@@ -63,11 +63,11 @@ def test_rates_follow_the_schedule() -> None:
         warmup_bias_lr=0.3,
     )
     optimizer = build_sgd(nn.Conv2d(1, 1, 1), **SETTINGS)
-    set_rates(optimizer, schedule, 1)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    expected = schedule.weight_lr(1)
-    assert rates == [expected, expected, schedule.bias_lr(1)]
-    assert {group["momentum"] for group in optimizer.param_groups} == {schedule.momentum_at(1)}
+    set_rates(optimizer, rates, 1)
+    found = [group["lr"] for group in optimizer.param_groups]
+    expected = rates.weight_lr(1)
+    assert found == [expected, expected, rates.bias_lr(1)]
+    assert {group["momentum"] for group in optimizer.param_groups} == {rates.momentum_at(1)}
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -61,8 +61,6 @@ def run(
             mixed_precision_teacher=False,
         ),
         validate=None,
-        validate_every=1,
-        patience=None,
         log=NoLog(),
         processes=SingleProcess(),
         save_every=100,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantpipe.core.stage import Inputs
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
@@ -105,9 +103,3 @@ def require_classes(checkpoint: Checkpoint, class_names: Sequence[str], path: Pa
             path=path,
             hint="choose a checkpoint trained on these classes, or train without checkpoint=",
         )
-
-
-def predict_with(network: nn.Module, images: Tensor) -> Tensor:
-    """Runs a network in evaluation mode without gradients."""
-    with torch.inference_mode():
-        return cast("Tensor", network(images))

@@ -21,7 +21,7 @@ from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.engine import EngineSettings
 from quantpipe.settings.model import ModelSettings
-from quantpipe.settings.trainer import TrainerSettings
+from quantpipe.settings.training import TrainerSettings
 from quantpipe.stages import STAGES
 
 GROUPS: Mapping[str, Any] = {

@@ -58,6 +58,10 @@ class Context:
     materialize: Callable[[Mapping[str, Any], Callable[[Path], None]], Path]
     memo: Path
 
+    def provenance(self, **more: Any) -> dict[str, Any]:
+        """What a checkpoint says of its making."""
+        return {"step": self.step, "seed": self.seed, **more}
+
 
 def _nothing_more(config: Any, memo: Path) -> Mapping[str, Any]:  # noqa: ARG001
     return {}

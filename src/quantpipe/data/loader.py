@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.image_cache import ResizedImages, resized_images
 from quantpipe.data.prefetch import map_ahead
@@ -26,29 +26,6 @@ from quantpipe.data.transforms import (
 )
 
 CACHE_BYTES = 2 << 30  # of decoded images kept in memory, for each set and size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How training images vary.
-
-    Attributes:
-        mosaic: Probability of four images in one.
-        hsv_h: Hue gain.
-        hsv_s: Saturation gain.
-        hsv_v: Value gain.
-        translate: Largest shift, as a fraction of the image size.
-        scale: Factors are uniform in 1 +- this.
-        flip: Probability of a left-right mirror image.
-    """
-
-    mosaic: float
-    hsv_h: float
-    hsv_s: float
-    hsv_v: float
-    translate: float
-    scale: float
-    flip: float
 
 
 class Batch(NamedTuple):

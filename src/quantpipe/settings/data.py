@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
 
 Split = Literal["train", "val"]
+BatchSize = Annotated[int, Between(1, 4096)]
 BadImages = Annotated[int, Between(0)]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from quantpipe.detector.families.yolov6.architecture import STRIDES, Architecture
+from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import Between
 
@@ -24,7 +25,7 @@ class ModelSettings:
     backbone_repeats: Repeats
     neck_channels: Channels
     neck_repeats: Repeats
-    iou_loss: Literal["giou", "siou"]
+    iou_loss: BoxLoss
     image_size: Annotated[int, Between(64, 4096)]
 
     def __post_init__(self) -> None:

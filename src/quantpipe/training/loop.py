@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import STRIDES
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
@@ -27,7 +28,8 @@ from quantpipe.training.log import TrainingLog
 from quantpipe.training.memory_order import memory_order
 from quantpipe.training.optimizer import matched_masks
 from quantpipe.training.range_updates import RangeUpdates
-from quantpipe.training.recipe import Recipe, detection_loss, schedule
+from quantpipe.training.rates import rates
+from quantpipe.training.recipe import Recipe
 from quantpipe.training.session import Session
 from quantpipe.training.step import LOSS_PARTS, ExtraLoss, Stepper
 from quantpipe.training.sync_batch_norm import synchronize_batch_norm
@@ -95,8 +97,6 @@ def train(
     gradient_masks: Mapping[str, Tensor] | None,
     extra_loss: ExtraLoss | None,
     validate: Callable[[nn.Module], float] | None,
-    validate_every: int,
-    patience: int | None,
     save_every: int,
     log: TrainingLog,
     progress_folder: Path,
@@ -115,8 +115,6 @@ def train(
         gradient_masks: What multiplies the gradients, by parameter name.
         extra_loss: Added to the detection loss; runs under the recipe's autocast.
         validate: Scores a network in evaluation mode; higher is better.
-        validate_every: Epochs from one validation to the next; the last is always validated.
-        patience: Epochs after which a training whose score has not risen ends; None for never.
         save_every: Optimizer steps from one saved state to the next.
         log: Told of every step and score.
         progress_folder: Owned by this training until its caller removes it.
@@ -131,7 +129,7 @@ def train(
         ArtifactError: The state in ``progress_folder`` is of another network or recipe.
     """
     assert num_batches > 0
-    memory = memory_order(detector, channels_last=recipe.channels_last, device=device)
+    memory = memory_order(detector, channels_last=recipe.schedule.channels_last, device=device)
     detector.to(device, memory_format=memory).train()  # type: ignore[call-overload]
     if processes.size > 1:
         synchronize_batch_norm(detector, processes)
@@ -146,8 +144,8 @@ def train(
     stepper = Stepper(
         session=session,
         recipe=recipe,
-        rates=schedule(recipe, steps_per_epoch=steps_per_epoch),
-        loss=detection_loss(recipe, strides=STRIDES),
+        rates=rates(recipe, steps_per_epoch=steps_per_epoch),
+        loss=DetectionLoss(strides=STRIDES, box_loss=recipe.box_loss, numbers=recipe.loss),
         masks=matched_masks(detector, gradient_masks or {}),
         extra_loss=extra_loss,
         ranges=RangeUpdates(detector),
@@ -159,8 +157,6 @@ def train(
         stepper=stepper,
         length=steps_per_epoch,
         validate=validate,
-        validate_every=validate_every,
-        patience=patience,
         log=log,
         progress=progress,
     )
@@ -183,8 +179,6 @@ class _Epochs:
     stepper: Stepper
     length: int
     validate: Callable[[nn.Module], float] | None
-    validate_every: int
-    patience: int | None
     log: TrainingLog
     progress: Progress
 
@@ -202,9 +196,10 @@ class _Epochs:
         counters = self.stepper.session.counters
         if counters.step >= self.total_steps:
             return True
-        if self.patience is None or counters.best_epoch is None:
+        patience = self.stepper.recipe.patience
+        if patience is None or counters.best_epoch is None:
             return False
-        return len(counters.history) - counters.best_epoch >= self.patience
+        return len(counters.history) - counters.best_epoch >= patience
 
     def add(self, values: Mapping[str, float], seconds: float) -> None:
         counters = self.stepper.session.counters
@@ -233,7 +228,8 @@ class _Epochs:
             "seconds": counters.sums["seconds"],
         }
         is_last = counters.step >= self.total_steps
-        if self.validate is not None and (is_last or epoch % self.validate_every == 0):
+        is_due = is_last or epoch % self.stepper.recipe.validate_every == 0
+        if self.validate is not None and is_due:
             record["map"] = self._score(self.validate, epoch)
         counters.history.append(record)
         counters.sums = {}
@@ -308,7 +304,7 @@ def _groups(
     first_epoch, step_in_epoch = divmod(first_step, steps_per_epoch)
     first_batch = step_in_epoch * recipe.accumulate
     for epoch in range(first_epoch, recipe.epochs):
-        strong = epoch < recipe.epochs - recipe.no_augmentation_epochs
+        strong = epoch < recipe.epochs - recipe.schedule.no_augmentation_epochs
         source = batches(epoch=epoch, start_batch=first_batch, strong=strong)
         for start in range(first_batch, num_batches, recipe.accumulate):
             wanted = min(recipe.accumulate, num_batches - start)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quantpipe.training.schedule import Schedule
+from quantpipe.training.rates import Rates
 
 _WEIGHTS, _VECTORS, _BIASES = "weights", "vectors", "biases"
 
@@ -35,12 +35,12 @@ def build_sgd(
     return optimizer
 
 
-def set_rates(optimizer: torch.optim.SGD, schedule: Schedule, step: int) -> None:
+def set_rates(optimizer: torch.optim.SGD, rates: Rates, step: int) -> None:
     """Sets learning rates and momentum for optimizer step ``step``, counted from 0."""
     for group in optimizer.param_groups:
-        rate = schedule.bias_lr if group["kind"] == _BIASES else schedule.weight_lr
+        rate = rates.bias_lr if group["kind"] == _BIASES else rates.weight_lr
         group["lr"] = rate(step)
-        group["momentum"] = schedule.momentum_at(step)
+        group["momentum"] = rates.momentum_at(step)
 
 
 def momentum_buffers(optimizer: torch.optim.SGD, network: nn.Module) -> dict[str, Tensor]:

@@ -1,55 +1,51 @@
-"""Learning rate and momentum as pure functions of the optimizer step."""
+"""SGD, its warm-up and cosine, and the average of the weights, as configurations hold them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from quantpipe.schema import Between, Count, Fraction, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A half cosine from ``lr`` to ``lr * final_lr_fraction`` with a linear warm-up in front.
+    """How the optimizer goes through a training, whatever its length and rate.
 
-    While warming up, weights start at a rate of 0, biases at ``warmup_bias_lr``, and momentum
-    at ``warmup_momentum``; all reach the cosine and ``momentum`` at step ``warmup_steps``.
+    Attributes:
+        nominal_batch: Images to an optimizer step, reached by accumulating batches; the gradient
+            is the mean over them.
+        final_lr_fraction: Where the half cosine ends, as a fraction of the rate.
+        momentum: Momentum after the warm-up.
+        nesterov: Whether SGD looks ahead.
+        weight_decay: Per ``nominal_batch`` images; scaled by batch * accumulated / nominal. Only
+            weights of convolutions decay.
+        warmup_epochs: Warm-up in epochs; the longer of this and ``warmup_steps`` counts ...
+        warmup_steps: ... in optimizer steps ...
+        warmup_max_fraction: ... but never more than this part of the training.
+        warmup_momentum: Momentum at the first step.
+        warmup_bias_lr: Rate of the biases at the first step.
+        ema_decay: Decay of the moving average in the long run; 0 for no average.
+        ema_ramp_steps: The decay at step t is ema_decay (1 - exp(-t / ema_ramp_steps)).
+        no_augmentation_epochs: Last epochs without strong augmentation.
+        gradient_clip: Largest norm of the (masked) gradient; 0 for no limit.
+        mixed_precision: bfloat16 in the network; weights, assignment and losses stay float32.
+        channels_last: Memory order of images and kernels.
     """
 
-    total_steps: int
-    warmup_steps: int
-    lr: float
-    final_lr_fraction: float
-    momentum: float
-    warmup_momentum: float
-    warmup_bias_lr: float
-
-    def weight_lr(self, step: int) -> float:
-        """The rate of everything but biases at ``step``, counted from 0."""
-        return self._warmed(step, 0.0, self._cosine(step))
-
-    def bias_lr(self, step: int) -> float:
-        """The rate of biases at ``step``."""
-        return self._warmed(step, self.warmup_bias_lr, self._cosine(step))
-
-    def momentum_at(self, step: int) -> float:
-        """The momentum at ``step``."""
-        return self._warmed(step, self.warmup_momentum, self.momentum)
-
-    def _cosine(self, step: int) -> float:
-        fall = (1 - math.cos(math.pi * step / self.total_steps)) / 2
-        return self.lr * (1 + (self.final_lr_fraction - 1) * fall)
-
-    def _warmed(self, step: int, start: float, value: float) -> float:
-        if step >= self.warmup_steps:
-            return value
-        return start + (value - start) * step / self.warmup_steps
-
-
-def warmup_length(
-    *, epochs: float, steps: int, steps_per_epoch: int, total_steps: int, max_fraction: float
-) -> int:
-    """Optimizer steps of warm-up: the longer of ``epochs`` and ``steps``, in bounds.
-
-    Never more than ``max_fraction`` of the training, so a short one still trains at its full rate.
-    """
-    wanted = max(round(epochs * steps_per_epoch), steps)
-    return min(wanted, int(total_steps * max_fraction))
+    nominal_batch: Annotated[int, Between(1, 4096)]
+    final_lr_fraction: Fraction
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NotNegative
+    warmup_epochs: NotNegative
+    warmup_steps: Count
+    warmup_max_fraction: Fraction
+    warmup_momentum: Fraction
+    warmup_bias_lr: NotNegative
+    ema_decay: Fraction
+    ema_ramp_steps: Positive
+    no_augmentation_epochs: Count
+    gradient_clip: NotNegative
+    mixed_precision: bool
+    channels_last: bool

@@ -33,16 +33,17 @@ class Session:
         self.network = network
         self.folder = folder
         self.counters = Counters()
+        schedule = recipe.schedule
         self.optimizer = build_sgd(
             network,
             lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
             weight_decay=recipe.scaled_weight_decay,
         )
         self.average = (
-            MovingAverage(network, decay=recipe.ema_decay, ramp_steps=recipe.ema_ramp_steps)
-            if recipe.ema_decay > 0
+            MovingAverage(network, decay=schedule.ema_decay, ramp_steps=schedule.ema_ramp_steps)
+            if schedule.ema_decay > 0
             else None
         )
         self._best: dict[str, Tensor] = {}

@@ -15,8 +15,8 @@ from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.process_group import ProcessGroup
 from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.range_updates import RangeUpdates
+from quantpipe.training.rates import Rates
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.schedule import Schedule
 from quantpipe.training.session import Session
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Stepper:
 
     session: Session
     recipe: Recipe
-    rates: Schedule
+    rates: Rates
     loss: DetectionLoss
     masks: list[tuple[nn.Parameter, Tensor]]
     extra_loss: ExtraLoss | None
@@ -63,7 +63,7 @@ class Stepper:
         images = self._images(batch.images)
         boxes, labels = batch.boxes.to(self.device), batch.labels.to(self.device)
         predict = cast("Callable[[Tensor], RawPrediction]", self.session.network.predict)
-        mixed = self.recipe.mixed_precision
+        mixed = self.recipe.schedule.mixed_precision
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             prediction = predict(images)
             extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
@@ -94,8 +94,9 @@ class Stepper:
         if self.processes.size > 1:
             self._sum_gradients()
         mask_gradients(self.masks)
-        if self.recipe.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(session.network.parameters(), self.recipe.gradient_clip)
+        clip = self.recipe.schedule.gradient_clip
+        if clip > 0:
+            nn.utils.clip_grad_norm_(session.network.parameters(), clip)
         set_rates(session.optimizer, self.rates, session.counters.step)
         session.optimizer.step()
         session.optimizer.zero_grad()

@@ -13,9 +13,9 @@ from tests.detector.released.released_package import save_released
 from tests.stages.conftest import Artifacts, Configure, RunStage
 from torch import Tensor
 
-from quantpipe.assembly.images import float_batches, sample
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
+from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.images import read_image
 from quantpipe.detector.checkpoint import (
     Checkpoint,

@@ -11,7 +11,7 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.export.verify import Parity
-from quantpipe.settings.parity import MeanLimits, ParitySettings
+from quantpipe.stages.evaluate.config import MeanLimits, ParitySettings
 from quantpipe.stages.evaluate.parity import (
     Distances,
     MeasuredParity,

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from tests.stages.conftest import Artifacts, Configure, RunStage
 
-from quantpipe.assembly.images import measure, predictor
 from quantpipe.assembly.networks import load
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError, Interrupted
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.progress import Silent
 from quantpipe.quantization.plans.boundary import most_measurements
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan, load_plan, save_plan

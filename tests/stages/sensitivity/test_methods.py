@@ -8,18 +8,21 @@ from tests.evaluation.random_boxes import random_detections, random_truth
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.stages.sensitivity.methods import LabeledPrediction, _images, image_losses
 
 LOSS = DetectionLoss(
     strides=STRIDES,
     box_loss="siou",
-    topk=13,
-    alpha=1.0,
-    beta=6.0,
-    focal_alpha=0.75,
-    focal_gamma=2.0,
-    classification_weight=1.0,
-    box_weight=2.5,
+    numbers=LossNumbers(
+        assignment_topk=13,
+        assignment_alpha=1.0,
+        assignment_beta=6.0,
+        focal_alpha=0.75,
+        focal_gamma=2.0,
+        classification_weight=1.0,
+        box_weight=2.5,
+    ),
 )
 ANCHORS = 64 + 16 + 4
 

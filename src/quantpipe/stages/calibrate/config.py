@@ -9,17 +9,27 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
-from quantpipe.schema import Between
-from quantpipe.settings.adjustment import AdjustmentSettings, WeightRounding
-from quantpipe.settings.data import DataSettings, Split, check_data, data_content
+from quantpipe.schema import Between, Positive
+from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
 from quantpipe.settings.device import resolve_device
-from quantpipe.settings.recipe import BatchSize
-from quantpipe.settings.trainer import TrainerSettings, check_ranks
+from quantpipe.settings.training import TrainerSettings, check_ranks
 
 Method = Literal["max", "percentile", "entropy", "mse", "auto"]
 
 
 _LEAVE_OUT = "leave one of the two out"
+
+
+WeightRounding = Literal["nearest", "hessian"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdjustmentSettings:
+    """What to fit to, and what the methods have to be told; see ``conf/stage/calibrate.yaml``."""
+
+    num_images: Annotated[int, Between(1)]
+    num_positions: Annotated[int, Between(1)]
+    damping: Positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from quantpipe.assembly.images import float_batches, sample
 from quantpipe.core.stage import Context
+from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.files import canonical_json, sha256_bytes
@@ -19,7 +19,7 @@ from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoi
 from quantpipe.quantization.weight_rounding.hessian import hessian_rounding
 from quantpipe.quantization.weight_rounding.problem import Rounding
 from quantpipe.quantization.weight_rounding.records import CodeRecords
-from quantpipe.settings.adjustment import AdjustmentSettings, WeightRounding
+from quantpipe.stages.calibrate.config import AdjustmentSettings, WeightRounding
 
 
 class Fitted(NamedTuple):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from quantpipe.assembly.images import sample
 from quantpipe.assembly.networks import require_classes, with_weights
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
 from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.quantization.calibration.bootstrap import (

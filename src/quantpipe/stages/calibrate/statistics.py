@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantpipe.assembly.images import float_batches, num_batches
 from quantpipe.core.stage import Context
+from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.yolov6.network import Detector, RawPrediction
 from quantpipe.distributed.ranks import run_together

@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 from quantpipe.core.artifact import ArtifactKind
 from quantpipe.errors import ConfigurationError, nearest
-from quantpipe.schema import Between
-from quantpipe.settings.data import DataSettings, check_data, data_content
-from quantpipe.settings.parity import ParitySettings
-from quantpipe.settings.recipe import BatchSize, Count, Fraction
+from quantpipe.schema import Between, Count, Fraction, Positive
+from quantpipe.settings.data import BatchSize, DataSettings, check_data, data_content
 from quantpipe.versions import installed_versions
 
 GRAPH, NETWORK, SCALES, PLAN = "graph_", "network_", "scales_", "plan_"
@@ -32,6 +30,34 @@ COMPANIONS: Mapping[str, ArtifactKind] = {
     SCALES: ArtifactKind.SCALES,
     PLAN: ArtifactKind.PLAN,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanLimits:
+    """Largest mean differences that pass: of boxes in pixels, of scores as they are."""
+
+    box_mean_abs: Positive
+    score_mean_abs: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParitySettings:
+    """Images that engine and network both see, and what passes.
+
+    Attributes:
+        num_images: The first of the validation images.
+        fp32: For FP32 engines.
+        half: For FP16 and bf16 engines.
+        int8_limit: Mean distance of an INT8 engine from the float network, in those of the
+            fake-quantized network.
+        min_agreement: Of detections, for engines that give no predictions.
+    """
+
+    num_images: Annotated[int, Between(1)]
+    fp32: MeanLimits
+    half: MeanLimits
+    int8_limit: Positive
+    min_agreement: Fraction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantpipe.assembly.networks import Loaded, predict_with
+from quantpipe.assembly.networks import Loaded
 from quantpipe.engines.contract import BuildSettings
 from quantpipe.engines.registry import build_engine, load_engine
 from quantpipe.engines.source import typed_source
 from quantpipe.errors import ArtifactError
+from quantpipe.evaluation.network import predict_with
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.graph.bisection import first_diverged, graph_until
 from quantpipe.graph.operations import operation_producers

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.assembly.images import num_batches, predictor
 from quantpipe.assembly.networks import Loaded
+from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
 from quantpipe.errors import ArtifactError, DataError
@@ -28,9 +28,10 @@ from quantpipe.evaluation.accuracy import (
     detect,
     score,
 )
+from quantpipe.evaluation.network import predictor
 from quantpipe.export.verify import Parity, averaged, box_extent, compare
 from quantpipe.progress import Progress
-from quantpipe.settings.parity import ParitySettings
+from quantpipe.stages.evaluate.config import ParitySettings
 from quantpipe.stages.evaluate.variants import OpenVariant
 
 _CONFIDENT = 0.3

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantpipe.assembly.images import float_batches, measure
 from quantpipe.assembly.networks import Loaded, deployed, load
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.batches import float_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
 from quantpipe.engines.benchmark import Latency
@@ -19,6 +19,7 @@ from quantpipe.engines.registry import read_header
 from quantpipe.errors import ConfigurationError, DataError, QuantpipeError
 from quantpipe.evaluation.accuracy import ImageDetections, Suppression, agreement
 from quantpipe.evaluation.coco_map import MapResult
+from quantpipe.evaluation.dataset import measure
 from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
 from quantpipe.report.pictures import detection_picture

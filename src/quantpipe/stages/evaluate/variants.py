@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from quantpipe.assembly.images import predictor
 from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
@@ -14,6 +13,7 @@ from quantpipe.engines.contract import EngineLayer, Images, Predictions, float_l
 from quantpipe.engines.engine_file import network_bytes
 from quantpipe.engines.registry import load_engine, read_header
 from quantpipe.evaluation.accuracy import Predictor
+from quantpipe.evaluation.network import predictor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.engines.registry import engine_spec
 from quantpipe.errors import ConfigurationError
-from quantpipe.schema import Between, ExecutionOnly
+from quantpipe.schema import Between, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import DataSettings, check_data, data_content
 from quantpipe.settings.engine import EngineName, Opset, resolved_opset
-from quantpipe.settings.recipe import Fraction, Positive
 from quantpipe.versions import installed_versions
 
 _OPSET_WITH_HALF_SCALES = 19

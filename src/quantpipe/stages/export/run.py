@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from quantpipe.assembly.images import float_batches, predictor, sample
 from quantpipe.assembly.networks import Loaded, deployed, load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.batches import float_batches, sample
 from quantpipe.engines.registry import engine_spec
 from quantpipe.engines.tensorrt.calibration_cache import (
     CalibrationCache,
     activation_ranges,
     write_calibration_cache,
 )
+from quantpipe.evaluation.network import predictor
 from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.nms import NmsSettings
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from quantpipe.assembly.images import float_batches, measure, num_batches, predictor
 from quantpipe.assembly.networks import Loaded, quantized_as
 from quantpipe.core.stage import Context
+from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import DataError
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import (
     MatchedDetections,
     bootstrap_difference,

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
-from quantpipe.schema import Between, ExecutionOnly, identity
-from quantpipe.settings.data import DataSettings, Split, check_data, data_content
+from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive, identity
+from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
 from quantpipe.settings.engine import (
     EngineSettings,
     Opset,
@@ -20,7 +20,6 @@ from quantpipe.settings.engine import (
     resolved_opset,
 )
 from quantpipe.settings.model import ModelSettings, architecture
-from quantpipe.settings.recipe import BatchSize, Count, Fraction, Positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from quantpipe.assembly.images import sample
 from quantpipe.assembly.networks import Loaded, load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.detector.released.tensors import our_names

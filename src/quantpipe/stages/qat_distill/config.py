@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from quantpipe.detector.loss_numbers import BoxLoss
+from quantpipe.schema import Fraction, NotNegative, Positive
 from quantpipe.settings.data import data_content
-from quantpipe.settings.recipe import Fraction, NotNegative, Positive
 from quantpipe.settings.training import TrainingSettings, check_training
 
 
@@ -41,7 +42,7 @@ class QatDistillConfig(TrainingSettings):
 
     ranges: Literal["fixed", "learned", "ema"]
     range_training: RangeSettings
-    box_loss: Literal["giou", "siou"]
+    box_loss: BoxLoss
     distillation: DistillationSettings
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from quantpipe.assembly.images import provenance
 from quantpipe.assembly.networks import Loaded, load_inputs, require_classes, with_weights
-from quantpipe.assembly.training import Distillation, fit
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.detector.checkpoint import (
     Checkpoint,
@@ -28,9 +26,11 @@ from quantpipe.quantization.simulation.network import quantize_to_train, without
 from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
 from quantpipe.quantization.simulation.trained_ranges import scales_after_training
 from quantpipe.settings.data import open_split
+from quantpipe.settings.training import execution, log_folder, recipe
 from quantpipe.stages.qat_distill.config import (
     QatDistillConfig,
 )
+from quantpipe.training.fit import Distillation, TrainingJob, fit
 from quantpipe.training.loop import TrainResult
 
 
@@ -49,7 +49,7 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     trained = with_weights(
         loaded.checkpoint,
         network,
-        provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
+        provenance=context.provenance(epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
     save_checkpoint(outputs["checkpoint"], trained)
     scales = scales_after_training(loaded.scales, student, weights_digest=trained.weights_digest)
@@ -96,15 +96,25 @@ def _fit(
     held_out = open_split(config.data, "val", context)
     require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
     require_classes(teacher, dataset.class_names, inputs["teacher"].path)
-    return fit(
-        config,
-        student,
-        dataset,
-        held_out,
-        context,
+    job = TrainingJob(
+        detector=student,
+        recipe=recipe(config, config.box_loss),
+        dataset=dataset,
         image_size=loaded.checkpoint.image_size,
-        box_loss=config.box_loss,
+        augmentation=config.augmentation,
+        seed=context.seed,
+        device=context.device,
+        execution=execution(config, context.device),
+        masks=None,
         distillation=Distillation(
             teacher=fold_batch_norm(restore_detector(teacher)), settings=vars(config.distillation)
         ),
+        progress_folder=context.progress_folder,
+        description=context.step,
+    )
+    return fit(
+        job,
+        held_out=held_out,
+        log_folder=log_folder(config, context.step),
+        progress=context.progress,
     )

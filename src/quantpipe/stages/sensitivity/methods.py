@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantpipe.assembly.images import num_batches, predictor
+from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, evaluation_batches
 from quantpipe.data.transforms import Letterbox
@@ -19,6 +19,7 @@ from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.accuracy import ImageDetections, detect
+from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import MatchedDetections, matched_detections
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from quantpipe.assembly.images import sample
 from quantpipe.assembly.networks import load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.data.batches import sample
+from quantpipe.detector.families.yolov6.architecture import STRIDES
+from quantpipe.detector.families.yolov6.loss import DetectionLoss
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
@@ -14,7 +16,6 @@ from quantpipe.quantization.sensitivity.table import (
     write_released_text,
 )
 from quantpipe.settings.data import open_split
-from quantpipe.settings.recipe import detection_loss
 from quantpipe.stages.sensitivity.config import SensitivityConfig
 from quantpipe.stages.sensitivity.methods import RankingJob, rank_together
 
@@ -54,7 +55,7 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
         dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
         image_size=size,
         batch_size=config.batch_size,
-        loss=detection_loss(config.loss, config.box_loss),
+        loss=DetectionLoss(strides=STRIDES, box_loss=config.box_loss, numbers=config.loss),
         output_error=config.output_error,
         num_projections=config.num_projections,
         device=context.device,

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_file
+from quantpipe.schema import Positive
 from quantpipe.settings.data import data_content
 from quantpipe.settings.model import ModelSettings
-from quantpipe.settings.recipe import Epochs, Positive
-from quantpipe.settings.training import TrainingSettings, check_training
+from quantpipe.settings.training import Epochs, TrainingSettings, check_training
 
 
 @dataclass(frozen=True, kw_only=True)

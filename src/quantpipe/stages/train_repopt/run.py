@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantpipe.assembly.images import note_counts, provenance
 from quantpipe.assembly.networks import require_classes
-from quantpipe.assembly.training import fit
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -31,7 +29,11 @@ from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
 from quantpipe.settings.data import open_split
 from quantpipe.settings.model import architecture
+from quantpipe.settings.training import execution, log_folder, recipe
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig
+from quantpipe.training.fit import TrainingJob, fit
+from quantpipe.training.loop import TrainResult
+from quantpipe.training.recipe import Recipe
 
 
 def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:  # noqa: ARG001
@@ -75,21 +77,12 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
 
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
-    note_counts(dataset, context)
-    note_counts(held_out, context)
+    _note_counts(dataset, context)
+    _note_counts(held_out, context)
     shape = architecture(config.model, num_classes=len(dataset.class_names))
     start = _STARTS[config.form](config, dataset, shape, outputs, context)
-    result = fit(
-        config,
-        start.detector,
-        dataset,
-        held_out,
-        context,
-        image_size=config.model.image_size,
-        box_loss=config.model.iou_loss,
-        masks=start.masks,
-        part=("train",),
-    )
+    numbers = recipe(config, config.model.iou_loss)
+    result = _fit("train", config, numbers, start.detector, start.masks, dataset, held_out, context)
     selected = result.selected(config.select)
     checkpoint = Checkpoint(
         architecture=shape,
@@ -98,7 +91,7 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
         image_size=config.model.image_size,
         tensors=selected.weights,
         precision_plan=None,
-        provenance=provenance(context, epochs=config.epochs, best_epoch=result.best_epoch or 0),
+        provenance=context.provenance(epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
     save_checkpoint(outputs["checkpoint"], checkpoint)
     write_json(outputs["history"], {"search": start.search_history, "train": result.history})
@@ -162,15 +155,50 @@ def _scales(
         read = released_scales if is_archive(config.scales) else load_scales
         return read(config.scales), []
     detector = build_detector(shape, "linear_add", seed=context.seed)
-    found = fit(
-        replace(config, epochs=config.search.epochs, lr=config.search.lr),
-        detector,
-        dataset,
-        None,
-        context,
-        image_size=config.model.image_size,
-        box_loss=config.model.iou_loss,
-        part=("search",),
+    numbers = replace(
+        recipe(config, config.model.iou_loss), epochs=config.search.epochs, lr=config.search.lr
     )
+    found = _fit("search", config, numbers, detector, None, dataset, None, context)
     detector.load_state_dict(found.weights)
     return extract_scales(detector), found.history
+
+
+def _fit(
+    part: str,
+    config: TrainRepoptConfig,
+    numbers: Recipe,
+    detector: Detector,
+    masks: Mapping[str, Any] | None,
+    dataset: DetectionDataset,
+    held_out: DetectionDataset | None,
+    context: Context,
+) -> TrainResult:
+    """Does one of the trainings of the step."""
+    job = TrainingJob(
+        detector=detector,
+        recipe=numbers,
+        dataset=dataset,
+        image_size=config.model.image_size,
+        augmentation=config.augmentation,
+        seed=context.seed,
+        device=context.device,
+        execution=execution(config, context.device),
+        masks=masks,
+        distillation=None,
+        progress_folder=context.progress_folder / part,
+        description=f"{context.step}: {part}",
+    )
+    return fit(
+        job,
+        held_out=held_out,
+        log_folder=log_folder(config, context.step, part),
+        progress=context.progress,
+    )
+
+
+def _note_counts(dataset: DetectionDataset, context: Context) -> None:
+    """Says what was read, what was mended, and what was left out."""
+    counts = ", ".join(f"{value} {name}" for name, value in dataset.counts.items() if value)
+    context.progress.note(f"{context.step}: {dataset.name}: {counts}".replace("_", " "))
+    for line in dataset.notes[:5]:
+        context.progress.note(f"  {line}")

@@ -6,17 +6,20 @@ from torch import Tensor
 
 from quantpipe.detector.families.yolov6.loss import DetectionLoss, varifocal_loss
 from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.loss_numbers import LossNumbers
 
 LOSS = DetectionLoss(
     strides=(8, 16, 32),
     box_loss="giou",
-    topk=13,
-    alpha=1.0,
-    beta=6.0,
-    focal_alpha=0.75,
-    focal_gamma=2.0,
-    classification_weight=1.0,
-    box_weight=2.5,
+    numbers=LossNumbers(
+        assignment_topk=13,
+        assignment_alpha=1.0,
+        assignment_beta=6.0,
+        focal_alpha=0.75,
+        focal_gamma=2.0,
+        classification_weight=1.0,
+        box_weight=2.5,
+    ),
 )
 
 

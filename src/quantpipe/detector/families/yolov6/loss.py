@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from quantpipe.detector.families.yolov6.anchors import anchor_points, decode_box
 from quantpipe.detector.families.yolov6.assignment import task_aligned_assignment
 from quantpipe.detector.families.yolov6.box_losses import BOX_LOSSES
 from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 
 
 def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -48,14 +49,8 @@ class DetectionLoss:
     """Assignment and losses of one batch, always in float32."""
 
     strides: tuple[int, ...]
-    box_loss: Literal["giou", "siou"]
-    topk: int
-    alpha: float
-    beta: float
-    focal_alpha: float
-    focal_gamma: float
-    classification_weight: float
-    box_weight: float
+    box_loss: BoxLoss
+    numbers: LossNumbers
 
     def __call__(
         self,
@@ -77,7 +72,7 @@ class DetectionLoss:
             over_processes: Sums a value over the ranks that share the batch.
             assigned_by: Whose prediction decides the targets; None: this one's own.
         """
-        logits = prediction.class_logits.float()
+        numbers, logits = self.numbers, prediction.class_logits.float()
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in prediction.features]
         points, strides = anchor_points(sizes, self.strides, logits.device)
         predicted = decode_boxes(prediction.distances.float(), points, strides)
@@ -88,17 +83,19 @@ class DetectionLoss:
             points,
             boxes,
             labels,
-            topk=self.topk,
-            alpha=self.alpha,
-            beta=self.beta,
+            topk=numbers.assignment_topk,
+            alpha=numbers.assignment_alpha,
+            beta=numbers.assignment_beta,
         )
         targets = torch.zeros_like(logits)
         targets[positive.image, positive.anchor, positive.label] = positive.score
         # The floor keeps an image with hardly anything in it from having a huge loss.
         total_score = over_processes(positive.score.sum()).clamp_min(1)
 
-        focal = varifocal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        focal = varifocal_loss(
+            logits, targets, alpha=numbers.focal_alpha, gamma=numbers.focal_gamma
+        )
         misfit = BOX_LOSSES[self.box_loss](predicted[positive.image, positive.anchor], positive.box)
-        classification = self.classification_weight * focal.sum() / total_score
-        box = self.box_weight * (misfit * positive.score).sum() / total_score
+        classification = numbers.classification_weight * focal.sum() / total_score
+        box = numbers.box_weight * (misfit * positive.score).sum() / total_score
         return LossValue(classification + box, classification, box)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from quantpipe.assembly.images import predictor
-from quantpipe.core.stage import Context
 from quantpipe.data.dataset import DetectionDataset
+from quantpipe.data.images import read_image
 from quantpipe.data.loader import evaluation_batches
 from quantpipe.evaluation.accuracy import detect
+from quantpipe.evaluation.network import predictor
 from quantpipe.report.pictures import detection_image
 from quantpipe.training.log import NoLog, TrainingLog
 
@@ -70,13 +70,13 @@ class TensorBoardLog:
 
 @contextmanager
 def training_log(
-    folder: Path | None, held_out: DetectionDataset | None, image_size: int, context: Context
+    folder: Path | None, held_out: DetectionDataset | None, *, image_size: int, device: str
 ) -> Iterator[TrainingLog]:
     """A log in ``folder``, closed at the end; none where there is no folder."""
     if folder is None:
         yield NoLog()
         return
-    log = TensorBoardLog(folder, lambda network: _examples(network, held_out, image_size, context))
+    log = TensorBoardLog(folder, lambda network: _examples(network, held_out, image_size, device))
     try:
         yield log
     finally:
@@ -84,15 +84,13 @@ def training_log(
 
 
 def _examples(
-    network: nn.Module, dataset: DetectionDataset | None, image_size: int, context: Context
+    network: nn.Module, dataset: DetectionDataset | None, image_size: int, device: str
 ) -> Pictures:
     if dataset is None:
         return ()
-    from quantpipe.data.images import read_image
-
     few = dataset.subset(range(min(NUM_EXAMPLES, len(dataset.images))))
     found = detect(
-        predictor(network, context.device),
+        predictor(network, device),
         evaluation_batches(few, image_size=image_size, batch_size=NUM_EXAMPLES, num_workers=0),
         {record.image_id: (record.width, record.height) for record in few.images},
     )

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantpipe.assembly.images import measure, predictor
-from quantpipe.assembly.tensorboard import training_log
-from quantpipe.core.stage import Context
+from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.data.loader import Augmentation, Batch, num_training_batches, training_batches
+from quantpipe.data.loader import Batch, num_training_batches, training_batches
 from quantpipe.distributed.ranks import run_together
+from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.network import predictor
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
-from quantpipe.settings.recipe import augmentation, log_folder, recipe, workers
-from quantpipe.settings.trainer import TrainerSettings, with_precision
-from quantpipe.settings.training import TrainingSettings
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.execution import Execution
 from quantpipe.training.log import NoLog, TrainingLog
 from quantpipe.training.loop import BatchSource, TrainResult, train
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.step import ExtraLoss
+from quantpipe.training.tensorboard import training_log
 
 _VALIDATION_BATCH = 16
 
@@ -43,19 +43,15 @@ class TrainingJob:
 
     Attributes:
         detector: Trained in place on rank 0; the others get copies.
-        recipe: The numbers of the training; ``batch_size`` counts the images of all ranks.
+        recipe: The numbers of the training.
         dataset: What to train on.
         image_size: Pixels.
         augmentation: Of the training images.
         seed: Of the order and the augmentation.
         device: ``cpu`` or ``cuda``.
-        num_workers: Threads of each rank that prepare batches.
-        cache_mib: Memory of each rank for decoded images.
+        execution: On how many processes, and what each may take.
         masks: What multiplies the gradients, by parameter name.
         distillation: None trains on the labels alone.
-        validate_every: Epochs.
-        patience: Epochs, or None.
-        save_every: Optimizer steps.
         progress_folder: For states to resume from.
         description: What to call the bar.
     """
@@ -67,92 +63,41 @@ class TrainingJob:
     augmentation: Augmentation
     seed: int
     device: str
-    num_workers: int
-    cache_mib: int
+    execution: Execution
     masks: Mapping[str, Tensor] | None
     distillation: Distillation | None
-    validate_every: int
-    patience: int | None
-    save_every: int
     progress_folder: Path
     description: str
 
 
 def fit(
-    settings: TrainingSettings,
-    detector: nn.Module,
-    dataset: DetectionDataset,
-    held_out: DetectionDataset | None,
-    context: Context,
+    job: TrainingJob,
     *,
-    image_size: int,
-    box_loss: Literal["giou", "siou"],
-    masks: Mapping[str, Tensor] | None = None,
-    distillation: Distillation | None = None,
-    part: Sequence[str] = (),
+    held_out: DetectionDataset | None,
+    log_folder: Path | None,
+    progress: Progress,
 ) -> TrainResult:
-    """Trains on ``settings.trainer.devices`` processes; this one leads, validates, saves and shows.
+    """Trains on as many processes as the job says; this one leads, validates, saves and shows.
 
     Args:
-        settings: Of the step that trains.
-        detector: Trained in place.
-        dataset: What to train on.
+        job: What to train, and on what.
         held_out: What to validate on; None validates nothing.
-        context: Of the step.
-        image_size: Pixels.
-        box_loss: "giou" or "siou".
-        masks: What multiplies the gradients, by parameter name.
-        distillation: None trains on the labels alone.
-        part: Names this training where a step does several.
+        log_folder: For TensorBoard; None logs nothing.
+        progress: Shows the training.
 
     Raises:
         MachineError: A rank died or no longer answers; names it.
     """
-    job = TrainingJob(
-        detector=detector,
-        recipe=recipe(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            box_loss=box_loss,
-            schedule=with_precision(settings.schedule, settings.trainer),
-            loss=settings.loss,
-        ),
-        dataset=dataset,
-        image_size=image_size,
-        augmentation=augmentation(settings.augmentation),
-        seed=context.seed,
-        device=context.device,
-        num_workers=workers(settings.num_workers, context.device),
-        cache_mib=settings.cache_mib,
-        masks=masks,
-        distillation=distillation,
-        validate_every=settings.validate_every,
-        patience=settings.patience,
-        save_every=settings.save_every,
-        progress_folder=context.progress_folder.joinpath(*part),
-        description=": ".join((context.step, *part)),
-    )
-    folder = log_folder(settings.tensorboard, context.step, *part)
-    return _fit(job, held_out, context, folder, settings.trainer)
-
-
-def _fit(
-    job: TrainingJob,
-    held_out: DetectionDataset | None,
-    context: Context,
-    tensorboard: Path | None,
-    trainer: TrainerSettings,
-) -> TrainResult:
-    validate = None if held_out is None else validator(held_out, job.image_size, context)
-    with training_log(tensorboard, held_out, job.image_size, context) as log:
+    size, device = job.image_size, job.device
+    validate = None if held_out is None else validator(held_out, size, device)
+    with training_log(log_folder, held_out, image_size=size, device=device) as log:
         return run_together(
-            lambda processes: _train(job, processes, validate, log, context.progress),
+            lambda processes: _train(job, processes, validate, log, progress),
             _train_along,
             _Following(job=job, validates=validate is not None),
-            size=trainer.devices,
-            device=job.device,
-            timeout_seconds=trainer.timeout_s,
+            size=job.execution.num_processes,
+            device=device,
+            timeout_seconds=job.execution.timeout_seconds,
         )
 
 
@@ -170,7 +115,8 @@ def _train_along(processes: ProcessGroup, following: _Following) -> None:
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    _train(following.job, processes, validate if following.validates else None, NoLog(), Silent())
+    shared = validate if following.validates else None
+    _train(following.job, processes, shared, NoLog(), Silent())
 
 
 def _train(
@@ -180,21 +126,19 @@ def _train(
     log: TrainingLog,
     progress: Progress,
 ) -> TrainResult:
+    on_gpu = job.device == "cuda"
+    device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
     source, num_batches = batch_source(
         job.dataset,
         image_size=job.image_size,
         batch_size=job.recipe.batch_size,
         seed=job.seed,
         augmentation=job.augmentation,
-        num_workers=job.num_workers,
-        cache_mib=job.cache_mib,
+        num_workers=job.execution.num_workers,
+        cache_mib=job.execution.cache_mib,
         rank=processes.rank,
         num_ranks=processes.size,
     )
-    device = (
-        torch.device("cuda", processes.local_rank) if job.device == "cuda" else torch.device("cpu")
-    )
-    lessons = job.distillation
     return train(
         job.detector,
         source,
@@ -202,21 +146,22 @@ def _train(
         num_batches=num_batches,
         device=device,
         gradient_masks=job.masks,
-        extra_loss=None
-        if lessons is None
-        else distillation_loss(
-            lessons.teacher.to(device), epochs=job.recipe.epochs, **lessons.settings
-        ),
+        extra_loss=_lessons(job, device),
         validate=validate,
-        validate_every=job.validate_every,
-        patience=job.patience,
-        save_every=job.save_every,
+        save_every=job.execution.save_every,
         log=log,
         progress_folder=job.progress_folder,
         progress=progress,
         description=job.description,
         processes=processes,
     )
+
+
+def _lessons(job: TrainingJob, device: torch.device) -> ExtraLoss | None:
+    if job.distillation is None:
+        return None
+    teacher = job.distillation.teacher.to(device)
+    return distillation_loss(teacher, epochs=job.recipe.epochs, **job.distillation.settings)
 
 
 def batch_source(
@@ -232,16 +177,6 @@ def batch_source(
     num_ranks: int = 1,
 ) -> tuple[BatchSource, int]:
     """One rank's part of the batches, as a function of the epoch, and how many an epoch has."""
-    # Without mosaic the batches of the last epochs look like what the network will meet.
-    plain = Augmentation(
-        mosaic=0.0,
-        hsv_h=0.0,
-        hsv_s=0.0,
-        hsv_v=0.0,
-        translate=0.0,
-        scale=0.0,
-        flip=augmentation.flip,
-    )
 
     def batches(*, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:
         return training_batches(
@@ -250,7 +185,7 @@ def batch_source(
             batch_size=batch_size,
             seed=seed,
             epoch=epoch,
-            augmentation=augmentation if strong else plain,
+            augmentation=augmentation if strong else augmentation.weak,
             num_workers=num_workers,
             start_batch=start_batch,
             cache_bytes=cache_mib << 20,
@@ -262,13 +197,13 @@ def batch_source(
 
 
 def validator(
-    dataset: DetectionDataset, image_size: int, context: Context
+    dataset: DetectionDataset, image_size: int, device: str
 ) -> Callable[[nn.Module], float]:
     """Scores a network by its COCO mAP 50:95 on every image of ``dataset``."""
 
     def validate(network: nn.Module) -> float:
         result, _ = measure(
-            predictor(network, context.device),
+            predictor(network, device),
             dataset,
             image_size=image_size,
             batch_size=_VALIDATION_BATCH,

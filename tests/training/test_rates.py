@@ -1,8 +1,8 @@
 import pytest
 
-from quantpipe.training.schedule import Schedule, warmup_length
+from quantpipe.training.rates import Rates, warmup_length
 
-SCHEDULE = Schedule(
+RATES = Rates(
     total_steps=100,
     warmup_steps=10,
     lr=0.01,
@@ -14,28 +14,28 @@ SCHEDULE = Schedule(
 
 
 def test_cosine_is_halfway_at_half_time_and_ends_at_its_fraction() -> None:
-    assert SCHEDULE.weight_lr(50) == pytest.approx(0.01 * (1 + 0.01) / 2)
-    assert SCHEDULE.weight_lr(100) == pytest.approx(0.01 * 0.01)
-    assert SCHEDULE.bias_lr(50) == SCHEDULE.weight_lr(50)
+    assert RATES.weight_lr(50) == pytest.approx(0.01 * (1 + 0.01) / 2)
+    assert RATES.weight_lr(100) == pytest.approx(0.01 * 0.01)
+    assert RATES.bias_lr(50) == RATES.weight_lr(50)
 
 
 def test_warm_up_starts_where_it_should_and_is_linear() -> None:
-    assert (SCHEDULE.weight_lr(0), SCHEDULE.bias_lr(0)) == (0.0, 0.1)
-    assert SCHEDULE.momentum_at(0) == 0.8
-    assert SCHEDULE.momentum_at(5) == pytest.approx((0.8 + 0.937) / 2)
+    assert (RATES.weight_lr(0), RATES.bias_lr(0)) == (0.0, 0.1)
+    assert RATES.momentum_at(0) == 0.8
+    assert RATES.momentum_at(5) == pytest.approx((0.8 + 0.937) / 2)
 
 
 def test_warm_up_meets_the_cosine() -> None:
-    just_before, just_after = SCHEDULE.weight_lr(9), SCHEDULE.weight_lr(10)
+    just_before, just_after = RATES.weight_lr(9), RATES.weight_lr(10)
     assert just_before < just_after < 0.01
-    assert SCHEDULE.bias_lr(10) == just_after
-    assert SCHEDULE.momentum_at(10) == 0.937
+    assert RATES.bias_lr(10) == just_after
+    assert RATES.momentum_at(10) == 0.937
 
 
 def test_no_warm_up() -> None:
-    schedule = Schedule(**{**vars(SCHEDULE), "warmup_steps": 0})
-    assert schedule.weight_lr(0) == schedule.bias_lr(0) == 0.01
-    assert schedule.momentum_at(0) == 0.937
+    rates = Rates(**{**vars(RATES), "warmup_steps": 0})
+    assert rates.weight_lr(0) == rates.bias_lr(0) == 0.01
+    assert rates.momentum_at(0) == 0.937
 
 
 @pytest.mark.parametrize(
