@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from other_tools import quantize_with_nncf, quantize_with_onnxruntime
-from quantpipe.assembly.networks import load
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
@@ -43,6 +42,8 @@ from quantpipe.evaluation.resampling import (
 )
 from quantpipe.export.onnx_graph import export_float
 from quantpipe.progress import Silent
+from quantpipe.quantization.model import load_model
+from quantpipe.quantization.model_files import CHECKPOINT
 
 NUM_RESAMPLES = 1000
 NUM_IMAGES = 128
@@ -50,20 +51,12 @@ SEED = 0
 CPU = "cpu"
 
 STEPS = ("train_repopt", "calibrate", "sensitivity", "partial_quant", "qat_distill")
-WIRING = """
-calibrate: {inputs: {checkpoint: train_repopt.checkpoint}}
-sensitivity: {inputs: {checkpoint: calibrate.checkpoint, scales: calibrate.scales}}
-partial_quant:
-  inputs:
-    checkpoint: calibrate.checkpoint
-    scales: calibrate.scales
-    table: sensitivity.table
-qat_distill:
-  inputs:
-    checkpoint: calibrate.checkpoint
-    scales: calibrate.scales
-    teacher: train_repopt.checkpoint
-"""
+WIRING = {
+    "calibrate": "{model: train_repopt}",
+    "sensitivity": "{model: calibrate}",
+    "partial_quant": "{model: calibrate, table: sensitivity}",
+    "qat_distill": "{model: calibrate, teacher: train_repopt}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,31 +189,19 @@ def make(recipe: Recipe, subject: Subject, data: Path, checkpoint: Path, folder:
     ]
     if code := subprocess.run(command, check=False).returncode:
         raise SystemExit(code)
-    left = run / recipe.step
-    plan = left / "plan.json"
-    loaded = load(
-        left / "checkpoint.safetensors",
-        scales=left / "scales.json",
-        plan=plan if plan.exists() else None,
-        device=CPU,
-    )
+    loaded = load_model(run / recipe.step / CHECKPOINT, CPU)
     return predictor(loaded.quantized, CPU)
 
 
 def write_pipeline(path: Path, steps: Sequence[str]) -> None:
     """A pipeline that ends before any engine is built."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    wiring = [block for block in WIRING.strip().split("\n") if block]
-    kept, wanted = [], True
-    for line in wiring:
-        if not line.startswith(" "):
-            wanted = line.split(":")[0] in steps
-        if wanted:
-            kept.append(line)
     defaults = "".join(f"  - /stage@{step}: {step}\n" for step in steps)
     text = f"# @package _global_\ndefaults:\n{defaults}  - _self_\n"
     text += f"pipeline: {{name: {path.stem}, steps: [{', '.join(steps)}]}}\n"
-    path.write_text(text + "\n".join(kept) + "\n")
+    wired = {step: inputs for step, inputs in WIRING.items() if step in steps}
+    text += "".join(f"{step}: {{inputs: {inputs}}}\n" for step, inputs in wired.items())
+    path.write_text(text)
 
 
 def by_onnxruntime(subject: Subject, folder: Path) -> Predictor:

@@ -60,11 +60,8 @@ def figures(variant: Variant) -> dict[str, object]:
 def run(data: Path, checkpoint: Path, engine: str, num_images: int, folder: Path) -> Summary:
     """The post-training recipe from the checkpoint, on one library."""
     trained = load_checkpoint(checkpoint)
-    without_half = ["half", "graph_half", "network_half"] if engine == "onnxruntime" else []
     command = [
         *(sys.executable, "-m", "quantpipe", "pipelines=ptq", f"engine={engine}"),
-        *(["~build_engine.each.half"] if without_half else []),
-        *(f"~evaluate.inputs.{name}" for name in without_half),
         *("data=coco", f"data.root={data.resolve()}"),
         *(f"model={trained.architecture.name}", f"model.image_size={trained.image_size}"),
         f"train_repopt.checkpoint={checkpoint.resolve()}",

@@ -23,7 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
+from quantpipe.cli.config import read_run
 from quantpipe.data.loader import Batch
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.process_group import SingleProcess
@@ -86,8 +86,8 @@ class Subject:
         overrides += [f"qat_distill.batch_size={batch}"]
         overrides += [f"qat_distill.schedule.nominal_batch={batch}"]
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            plan = read_plan(compose("config", overrides=overrides), overrides)
-        configs = {step.name: step.config for step in plan.pipeline.steps}
+            run = read_run(compose("config", overrides=overrides), overrides)
+        configs = {step.name: step.config for step in run.pipeline.steps}
         settings = configs["qat_distill"]
         assert isinstance(settings, QatDistillConfig)
         self.settings = settings

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
+from quantpipe.cli.config import read_run
 from quantpipe.data.batches import float_batches, num_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
@@ -228,8 +228,8 @@ def shipped_settings() -> SensitivityConfig:
     """The stage as it is configured by default."""
     overrides = ["device=cpu", "pipelines=partial_quant", "model=yolov6n"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plan = read_plan(compose("config", overrides=overrides), overrides)
-    config = next(s.config for s in plan.pipeline.steps if s.name == "sensitivity")
+        run = read_run(compose("config", overrides=overrides), overrides)
+    config = next(s.config for s in run.pipeline.steps if s.name == "sensitivity")
     assert isinstance(config, SensitivityConfig)
     return config
 

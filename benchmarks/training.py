@@ -24,7 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
+from quantpipe.cli.config import read_run
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch
@@ -120,8 +120,8 @@ def shipped_settings(image_size: int, batch_size: int) -> TrainRepoptConfig:
     overrides += [f"train_repopt.batch_size={batch_size}"]
     overrides += [f"train_repopt.schedule.nominal_batch={batch_size}"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plan = read_plan(compose("config", overrides=overrides), overrides)
-    config = plan.pipeline.steps[0].config
+        run = read_run(compose("config", overrides=overrides), overrides)
+    config = run.pipeline.steps[0].config
     assert isinstance(config, TrainRepoptConfig)
     return config
 

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
+from quantpipe.cli.config import read_run
 from quantpipe.errors import ConfigurationError
 
 _ROWS = (29, 30, 33)
@@ -65,7 +65,7 @@ def _case(composed: Mapping[str, Any], where: Where, wrong: object, row: int = 3
             node = node[key]
         node[where[-1]] = wrong
         config = OmegaConf.create(changed)
-        return lambda: read_plan(config, ())
+        return lambda: read_run(config, ())
 
     return Case(
         row=row,
@@ -95,7 +95,7 @@ def _groups(value: Mapping[str, Any], where: Where) -> Iterator[Where]:
 
 
 def _is_wiring(where: Where) -> bool:
-    return bool({"inputs", "each"} & set(where)) or where[-1] == "stage"
+    return "inputs" in where or where[-1] == "stage"
 
 
 def _wrong_values(where: Where, value: object) -> Iterator[object]:

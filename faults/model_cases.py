@@ -19,7 +19,6 @@ from faults.cases import Case, Place, Prepared
 from faults.pickle_cases import TINY
 from safetensors.torch import save
 
-from quantpipe.assembly.networks import require_classes
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.engines.contract import BuildSettings, Platform
@@ -34,6 +33,7 @@ from quantpipe.engines.openvino.spec import SPEC, OpenVinoSettings
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.graph.onnx_source import read_onnx_source
+from quantpipe.quantization.model import require_classes
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity.table import SensitivityRow, sorted_table
 

@@ -11,6 +11,9 @@ from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.pipeline import Reference, Step
 from quantpipe.core.stage import Context, Inputs, Metrics, Output, Outputs, Stage, may_take
 
+TEXT = ArtifactKind(name="text", files=("text.txt",))
+EXTRA = ArtifactKind(name="extra", files=("extra.txt",))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -31,15 +34,14 @@ def append(config: TextConfig, inputs: Inputs, outputs: Outputs, context: Contex
 
 def stage(run: Callable[..., Metrics] = append, **changes: Any) -> Stage[TextConfig]:
     """A stage that takes up to two texts and writes one, perhaps two."""
-    kind = ArtifactKind.HISTORY
     settings: dict[str, Any] = {
         "name": "append",
         "version": 1,
         "config_type": TextConfig,
-        "inputs": {"text": may_take(kind), "more": may_take(kind)},
+        "inputs": {"text": may_take(TEXT), "more": may_take(TEXT)},
         "outputs": {
-            "text": Output(kind=kind, file="text.txt"),
-            "extra": Output(kind=kind, file="extra.txt", required=False),
+            "text": Output(kind=TEXT),
+            "extra": Output(kind=EXTRA, required=False),
         },
         "run": run,
     }
@@ -54,5 +56,10 @@ def step(
         name=name,
         stage=stage,
         config=TextConfig(text=name, log=log),
-        inputs={key: Reference.parse(text, key) for key, text in (inputs or {}).items()},
+        inputs={key: _reference(text) for key, text in (inputs or {}).items()},
     )
+
+
+def _reference(text: str) -> Reference:
+    name, _, output = text.rpartition(".")
+    return Reference(step=name, output=output)

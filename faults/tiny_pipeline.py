@@ -45,19 +45,7 @@ OVERRIDES = (
     "evaluate.num_examples=1",
     "engine.batch_sizes=[1]",
     # Two variants of five: an export or an engine more is more of the same.
-    *(f"~export.each.{variant}" for variant in ("ptq", "partial")),
-    *(f"~build_engine.each.{variant}" for variant in ("half", "ptq", "partial")),
-    *(f"~evaluate.inputs.{variant}" for variant in ("half", "ptq", "partial")),
-    *(
-        f"~evaluate.inputs.{prefix}_{variant}"
-        for prefix, variants in (
-            ("graph", ("half", "ptq", "partial")),
-            ("network", ("half", "ptq", "partial")),
-            ("scales", ("ptq", "partial")),
-            ("plan", ("partial",)),
-        )
-        for variant in variants
-    ),
+    *(f"~variants.{variant}" for variant in ("half", "ptq", "partial")),
 )
 
 STEPS = (
@@ -66,7 +54,7 @@ STEPS = (
     "sensitivity",
     "partial_quant",
     "qat_distill",
-    "export.float",
+    "export.fp32",
     "export.qat",
     "build_engine.fp32",
     "build_engine.qat",

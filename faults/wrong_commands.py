@@ -53,20 +53,59 @@ WRONG = {
     "calibrate.percentile=${nowhere}": "calibrate.percentile: Interpolation key 'nowhere' not",
     "calibrate.percentile=${oc.env:QUANTPIPE_NOT_SET}": "calibrate.percentile: ",
     # wiring
-    "calibrate.inputs.checkpoint=train_repop.checkpoint": "calibrate.inputs.checkpoint: there is "
-    "no step 'train_repop'; did you mean 'train_repopt'?",
-    "calibrate.inputs.checkpoint=train_repopt.checkpont": "calibrate.inputs.checkpoint: step "
-    "train_repopt has no output 'checkpont'; did you mean 'checkpoint'?",
-    "calibrate.inputs.checkpoint=train_repopt.history": "calibrate.inputs.checkpoint: "
-    "train_repopt.history is a history, not a checkpoint",
-    "calibrate.inputs.checkpoint=train_repopt": "calibrate.inputs.checkpoint: 'train_repopt' is "
-    "not a reference; write <step>.<output>",
-    "calibrate.inputs.checkpoint=null": "calibrate.inputs.checkpoint: stage calibrate needs it",
-    "calibrate.inputs.checkpoint=partial_quant.checkpoint": "the steps form a cycle: calibrate -> "
+    "calibrate.inputs.model=train_repop.model": "calibrate.inputs.model: there is no step "
+    "'train_repop'; did you mean 'train_repopt'?",
+    "calibrate.inputs.model=train_repop": "calibrate.inputs.model: there is no step "
+    "'train_repop'; did you mean 'train_repopt'?",
+    "calibrate.inputs.model=train_repopt.modle": "calibrate.inputs.model: step train_repopt has "
+    "no output 'modle'; did you mean 'model'?",
+    "calibrate.inputs.model=train_repopt.history": "calibrate.inputs.model: "
+    "train_repopt.history is a history, not a model",
+    "calibrate.inputs.model=evaluate": "calibrate.inputs.model: step evaluate makes no model; "
+    "it makes metrics, examples",
+    "calibrate.inputs.model=a b": "calibrate.inputs.model: 'a b' is not a reference; "
+    "write <step> or <step>.<output>",
+    "calibrate.inputs.model=null": "calibrate.inputs.model: stage calibrate needs it (model)",
+    "calibrate.inputs.model=partial_quant": "the steps form a cycle: calibrate -> "
     "sensitivity -> partial_quant -> calibrate",
-    "evaluate.inputs.fp32=export.float.onnx": "evaluate.inputs.fp32: is wired to a onnx",
-    "+evaluate.inputs.graph_qa=export.qat.onnx": "evaluate.inputs.graph_qa: there is no variant "
-    "'qa'; did you mean 'qat'?",
+    # the table of variants
+    "variants.qat.precison=half": "did you mean 'variants.qat.precision'?",
+    "variants.hlaf.precision=half": "did you mean 'variants.half.precision'?",
+    "variants.half.precision=int4": "variants.half.precision: 'int4' is not one of fp32, half",
+    "variants.half.model=train_repop": "variants.half.model: there is no step 'train_repop'; "
+    "did you mean 'train_repopt'?",
+    "variants.half.model=train_repopt.history": "export.half.inputs.model: "
+    "train_repopt.history is a history, not a model",
+    "+variants.mine={model: calibrate, precison: int8}": "variants.mine.precison: there is no "
+    "such setting; did you mean 'precision'?",
+    "+variants.mine={precision: int8}": "variants.mine.model: is not set; give it a value",
+    "variants.half=train_repopt": "variants.half: 'train_repopt' is not a row; list what is "
+    "compared under variants:",
+    "~variants": "variants: nothing is listed; list what is compared under variants:",
+    "variant_defaults.optional=perhaps": "variant_defaults.optional: 'perhaps' is not true or "
+    "false",
+    # recipes of a former release
+    "+build_engine.each={half: {precision: half}}": "build_engine.each: is of a former release's "
+    "recipes; list what is compared under variants:, a line each, as ptq: {model: calibrate, "
+    "precision: int8}",
+    "+export.optional=true": "export.optional: is of a former release's recipes; set it in a line "
+    "of variants:",
+    "+calibrate.inputs.checkpoint=train_repopt.checkpoint": "calibrate.inputs.checkpoint: stage "
+    "calibrate has no such input; a model holds its weights, ranges and plan: wire model: <step>",
+    "+sensitivity.inputs.scales=calibrate.scales": "sensitivity.inputs.scales: stage sensitivity "
+    "has no such input; a model holds its weights, ranges and plan: wire model: <step>",
+    "+qat_distill.inputs.plan=partial_quant.plan": "qat_distill.inputs.plan: stage qat_distill "
+    "has no such input; a model holds its weights, ranges and plan: wire model: <step>",
+    "+export.inputs={checkpoint: train_repopt.checkpoint}": "export.inputs: its inputs follow "
+    "from the variants; list what is compared under variants:",
+    "+build_engine.inputs={onnx: export.float.onnx}": "build_engine.inputs: its inputs follow "
+    "from the variants; list what is compared under variants:",
+    "+evaluate.inputs.fp32=build_engine.fp32.engine": "evaluate.inputs.fp32: stage evaluate has "
+    "no such input; list what is compared under variants:",
+    "+evaluate.inputs.network_fp32=train_repopt.checkpoint": "evaluate.inputs.network_fp32: stage "
+    "evaluate has no such input; list what is compared under variants:",
+    "+evaluate.inputs.variants=calibrate": "evaluate.inputs.variants: follows from the variants; "
+    "list what is compared under variants:",
     "pipeline.steps=[train_repopt,calibrat]": "calibrat: pipeline repopt_qat lists it, but no "
     "such step is configured; did you mean 'calibrate'?",
     "pipeline.steps=[]": "pipeline.steps: no step is listed",

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.cli.cache import keep_house
+from quantpipe.cli.cache import CacheSettings, keep_house
 from quantpipe.core.run_cache import Built, RunCache, key_of
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
-from quantpipe.settings.cache import CacheSettings
 
 IDENTITY = {"stage": "calibrate"}
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import Plan, read_plan, to_yaml
+from quantpipe.cli.config import CheckedRun, read_run, to_yaml
 from quantpipe.errors import ConfigurationError
 from quantpipe.stages.calibrate.config import CalibrateConfig
 
@@ -23,16 +23,16 @@ def shipped() -> Iterator[DictConfig]:
         yield compose("config", overrides=["device=cpu"])
 
 
-def plan_of(config: DictConfig, change: Change = lambda _: None) -> Plan:
+def run_of(config: DictConfig, change: Change = lambda _: None) -> CheckedRun:
     changed = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     assert isinstance(changed, DictConfig)
     change(changed)
-    return read_plan(changed, ())
+    return read_run(changed, ())
 
 
 def fault(config: DictConfig, change: Change) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        plan_of(config, change)
+        run_of(config, change)
     return str(caught.value)
 
 
@@ -40,39 +40,27 @@ def update(key: str, value: Any) -> Change:
     return lambda config: OmegaConf.update(config, key, value, force_add=True)
 
 
-def test_the_plan_is_typed_and_its_steps_are_those_of_the_recipe(shipped: DictConfig) -> None:
-    plan = plan_of(shipped)
-    names = [step.name for step in plan.pipeline.steps]
+def test_the_run_is_typed_and_its_steps_are_those_of_the_recipe(shipped: DictConfig) -> None:
+    run = run_of(shipped)
+    names = [step.name for step in run.pipeline.steps]
     assert names[:5] == ["train_repopt", "calibrate", "sensitivity", "partial_quant", "qat_distill"]
     assert names[-1] == "evaluate"
-    assert plan.settings.run_dir == Path("outputs/runs/repopt_qat")
-    (calibrate,) = [step for step in plan.pipeline.steps if step.name == "calibrate"]
+    assert run.settings.run_dir == Path("outputs/runs/repopt_qat")
+    (calibrate,) = [step for step in run.pipeline.steps if step.name == "calibrate"]
     assert isinstance(calibrate.config, CalibrateConfig)
-    assert str(calibrate.inputs["checkpoint"]) == "train_repopt.checkpoint"
-
-
-def test_every_entry_of_each_is_a_step_of_its_own(shipped: DictConfig) -> None:
-    steps = {step.name: step for step in plan_of(shipped).pipeline.steps}
-    assert steps["build_engine.fp32"].config.precision == "fp32"
-    assert steps["build_engine.qat"].config.precision == "int8"
-    assert steps["build_engine.qat"].config.engine == steps["build_engine.fp32"].config.engine
-    assert str(steps["export.qat"].inputs["scales"]) == "qat_distill.scales"
-    assert "scales" not in steps["export.float"].inputs
-
-
-def test_inputs_of_a_variant_add_to_those_of_all(shipped: DictConfig) -> None:
-    def change(config: DictConfig) -> None:
-        OmegaConf.update(config, "export.inputs", {"plan": "partial_quant.plan"}, force_add=True)
-        OmegaConf.update(config, "export.each.float.inputs.plan", None, force_add=True)
-
-    steps = {step.name: step for step in plan_of(shipped, change).pipeline.steps}
-    assert str(steps["export.qat"].inputs["plan"]) == "partial_quant.plan"
-    assert "plan" not in steps["export.float"].inputs
+    assert str(calibrate.inputs["model"]) == "train_repopt.model"
 
 
 def test_a_step_may_be_left_out_of_the_list(shipped: DictConfig) -> None:
-    plan = plan_of(shipped, update("pipeline.steps", ["train_repopt", "calibrate"]))
-    assert [step.name for step in plan.pipeline.steps] == ["train_repopt", "calibrate"]
+    run = run_of(shipped, update("pipeline.steps", ["train_repopt", "calibrate"]))
+    assert [step.name for step in run.pipeline.steps] == ["train_repopt", "calibrate"]
+
+
+def test_where_nothing_is_compared_the_variants_need_no_steps(shipped: DictConfig) -> None:
+    """``sensitivity`` is the last step here, and the rows name steps that are not listed."""
+    steps = ["train_repopt", "calibrate", "sensitivity"]
+    run = run_of(shipped, update("pipeline.steps", steps))
+    assert [step.name for step in run.pipeline.steps] == steps
 
 
 def test_a_shared_value_is_named_where_it_stands(shipped: DictConfig) -> None:
@@ -82,11 +70,6 @@ def test_a_shared_value_is_named_where_it_stands(shipped: DictConfig) -> None:
 def test_a_value_that_every_variant_replaces_is_checked_too(shipped: DictConfig) -> None:
     line = fault(shipped, update("build_engine.precision", "int4"))
     assert line.startswith("build_engine.precision: 'int4' is not one of")
-
-
-def test_a_value_of_a_variant_is_named_with_it(shipped: DictConfig) -> None:
-    line = fault(shipped, update("build_engine.each.half.precision", "int4"))
-    assert line.startswith("build_engine.half.precision: 'int4' is not one of")
 
 
 @pytest.mark.parametrize("key", ["_target_", "_recursive_", "_convert_", "_partial_", "_args_"])
@@ -117,7 +100,7 @@ def test_a_group_nobody_uses_is_checked_all_the_same(shipped: DictConfig) -> Non
         ("pipeline.name", 3, "pipeline.name: 3 is not a text"),
         ("pipeline.extra", 3, "pipeline.extra: there is no such setting"),
         ("calibrate.inputs", 3, "calibrate.inputs: 3 is not a group of references"),
-        ("calibrate.inputs.checkpoint", 3, "calibrate.inputs.checkpoint: 3 is not a reference"),
+        ("calibrate.inputs.model", 3, "calibrate.inputs.model: 3 is not a reference"),
         ("data.root", "???", "data.root: is not set; add data.root=VALUE"),
         ("seed", 2**31, "seed: 2147483648 is not between 0 and 2147483647"),
     ],
@@ -134,8 +117,8 @@ def test_what_is_missing_is_named(shipped: DictConfig) -> None:
     assert fault(shipped, change) == "calibrate.method: is not set; give it a value"
 
 
-def test_the_written_configuration_reads_as_the_same_plan(shipped: DictConfig) -> None:
-    plan = plan_of(shipped)
-    again = OmegaConf.create(to_yaml(plan.composed))
+def test_the_written_configuration_reads_as_the_same_run(shipped: DictConfig) -> None:
+    run = run_of(shipped)
+    again = OmegaConf.create(to_yaml(run.composed))
     assert isinstance(again, DictConfig)
-    assert read_plan(again, ()) == plan
+    assert read_run(again, ()) == run

@@ -1,4 +1,4 @@
-"""Every shipped YAML is composed into a checked plan; the folders that mirror each other do."""
+"""Every shipped YAML is composed into a checked run; the folders that mirror each other do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 
 import quantpipe
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import Plan, read_plan
+from quantpipe.cli.config import CheckedRun, read_run
 from quantpipe.schema import field_types
 from quantpipe.settings import engine as engine_settings
 from quantpipe.stages import STAGES
+from quantpipe.stages.artifacts import MODEL
 
 CONF = config_folder()
 PACKAGE = Path(quantpipe.__file__).parent
@@ -25,23 +26,6 @@ NEEDED = {
         "yolov6s_coco_partial_quant": ["data.root={data}"],
     },
     "data": {"coco": ["data.root={data}"], "yolo": ["data.root={data}"]},
-    "engine": {
-        "onnxruntime": [
-            "~build_engine.each.half",
-            "~evaluate.inputs.half",
-            "~evaluate.inputs.graph_half",
-            "~evaluate.inputs.network_half",
-        ],
-        "onnxruntime_cuda": [
-            *(f"~build_engine.each.{variant}" for variant in ("ptq", "partial", "qat")),
-            *(
-                f"~evaluate.inputs.{prefix}{variant}"
-                for variant in ("ptq", "partial", "qat")
-                for prefix in ("", "graph_", "network_", "scales_")
-            ),
-            "~evaluate.inputs.plan_partial",
-        ],
-    },
 }
 
 
@@ -59,12 +43,12 @@ def shipped() -> Iterator[None]:
         yield
 
 
-def plan(*overrides: str) -> Plan:
-    return read_plan(compose("config", overrides=["device=cpu", *overrides]), overrides)
+def run_of(*overrides: str) -> CheckedRun:
+    return read_run(compose("config", overrides=["device=cpu", *overrides]), overrides)
 
 
 def as_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan of an engine whose library is not here is checked as if it were."""
+    """An engine whose library is not here is checked as if it were."""
     monkeypatch.setattr(engine_settings, "availability", lambda name, **how: None)
 
 
@@ -87,12 +71,12 @@ def data(tmp_path: Path) -> Path:
         for option in stems(group)
     ],
 )
-def test_every_option_of_every_group_makes_a_plan(
+def test_every_option_of_every_group_makes_a_run(
     group: str, option: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_if_installed(monkeypatch)
     needed: Sequence[str] = NEEDED.get(group, {}).get(option, ())
-    made = plan(f"{group}={option}", *(text.format(data=data) for text in needed))
+    made = run_of(f"{group}={option}", *(text.format(data=data) for text in needed))
     assert made.pipeline.steps
 
 
@@ -102,17 +86,69 @@ def test_a_recipe_is_called_as_its_file_and_lists_all_its_steps(
 ) -> None:
     as_if_installed(monkeypatch)
     needed = NEEDED["pipelines"].get(name, [])
-    made = plan(f"pipelines={name}", *(text.format(data=data) for text in needed))
+    made = run_of(f"pipelines={name}", *(text.format(data=data) for text in needed))
     assert made.pipeline.name == name
     configured = {k for k, v in made.composed.items() if isinstance(v, dict) and "stage" in v}
     assert configured == set(made.composed["pipeline"]["steps"])
-    compared = made.composed["evaluate"]["inputs"]
-    assert {"fp32", "half"} <= set(compared)  # INT8 must beat half precision, not float
+    rows = made.composed["variants"]
+    assert {"fp32", "half"} <= set(rows)  # INT8 must beat half precision, not float
+    assert not made.skipped
+    (evaluate,) = (step for step in made.pipeline.steps if step.name == "evaluate")
+    assert list(evaluate.inputs) == [f"variants.{name}" for name in rows]
+
+
+@pytest.mark.parametrize("name", stems("pipelines"))
+def test_a_recipe_deploys_what_each_of_its_steps_makes(name: str) -> None:
+    """A model that is made and not compared would be work for nothing."""
+    composed = compose("config", overrides=[f"pipelines={name}"])
+    rows = {row.model: row for row in composed.variants.values()}
+    makers = {
+        step
+        for step in composed.pipeline.steps
+        if any(out.kind == MODEL for out in STAGES[composed[step].stage].outputs.values())
+    }
+    assert set(rows) == makers
+    assert [row.precision for row in composed.variants.values() if row.model == "train_repopt"] == [
+        "fp32",
+        "half",
+    ]
+    assert {row.precision for model, row in rows.items() if model != "train_repopt"} == {"int8"}
+
+
+def test_the_default_recipe_says_little_of_its_wiring() -> None:
+    composed = compose("config", overrides=[])
+    inputs = [
+        reference
+        for step in composed.pipeline.steps
+        for reference in (composed[step].get("inputs") or {}).values()
+    ]
+    assert len(inputs) + len(composed.variants) <= 10
+
+
+@pytest.mark.parametrize(
+    ("engine", "compared"),
+    [
+        ("openvino", ["fp32", "half", "ptq", "partial", "qat"]),
+        ("tensorrt", ["fp32", "half", "ptq", "partial", "qat"]),
+        ("onnxruntime", ["fp32", "ptq", "partial", "qat"]),
+        ("onnxruntime_cuda", ["fp32", "half"]),
+    ],
+)
+def test_the_default_recipe_compares_what_an_engine_has_kernels_for(
+    engine: str, compared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_if_installed(monkeypatch)
+    made = run_of(f"engine={engine}")
+    names = [step.name for step in made.pipeline.steps]
+    assert [name for name in names if name.startswith("build_engine")] == [
+        f"build_engine.{name}" for name in compared
+    ]
+    assert {*compared, *made.skipped} == set(made.composed["variants"])
 
 
 @pytest.mark.parametrize("name", [name for name in stems("model") if name.startswith("yolov6")])
 def test_a_model_is_called_as_its_file(name: str) -> None:
-    assert plan(f"model={name}").composed["model"]["name"] == name
+    assert run_of(f"model={name}").composed["model"]["name"] == name
 
 
 def test_stages_their_values_their_code_and_their_tests_have_the_same_names() -> None:
@@ -150,7 +186,7 @@ def test_a_published_recipe_holds_the_published_numbers(
     as_if_installed(monkeypatch)
     steps = {
         step.name: step.config
-        for step in plan(f"pipelines={name}", f"data.root={data}").pipeline.steps
+        for step in run_of(f"pipelines={name}", f"data.root={data}").pipeline.steps
     }
     calibration = steps["calibrate"]
     assert (calibration.method, calibration.num_images, calibration.batch_size) == (
@@ -171,18 +207,19 @@ def test_a_published_recipe_holds_the_published_numbers(
         assert (qat.schedule.final_lr_fraction, qat.schedule.weight_decay) == (1e-3, 5e-5)
 
 
-def test_the_recipe_with_a_calibration_cache_builds_from_the_float_graph(
+def test_the_recipe_with_a_calibration_cache_exports_one_beside_a_float_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     as_if_installed(monkeypatch)
-    made = plan("pipelines=ptq_calibration_cache")
-    (step,) = (step for step in made.pipeline.steps if step.name == "build_engine.ptq")
-    wired = {
-        name: f"{reference.step}.{reference.output}" for name, reference in step.inputs.items()
+    made = run_of("pipelines=ptq_calibration_cache")
+    steps = {step.name: step for step in made.pipeline.steps}
+    export, build = steps["export.ptq"], steps["build_engine.ptq"]
+    assert {name: str(place) for name, place in build.inputs.items()} == {
+        "graph": "export.ptq.graph"
     }
-    assert wired == {
-        "onnx": "export.float.onnx",
-        "calibration_cache": "export.ptq.calibration_cache",
+    assert {name: str(place) for name, place in export.inputs.items()} == {
+        "model": "calibrate.model"
     }
-    assert (step.config.engine.name, step.config.precision) == ("tensorrt", "int8")
+    assert (export.config.quantized, export.config.ranges) == (True, "calibration_cache")
+    assert (build.config.engine.name, build.config.precision) == ("tensorrt", "int8")
     assert not made.composed["calibrate"]["bias_correction"]

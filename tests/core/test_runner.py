@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from tests.core.toy import (
+    REMARK,
+    TEXT,
     Notes,
     TextConfig,
     append,
@@ -32,7 +34,7 @@ from quantpipe.core.pipeline import Pipeline
 from quantpipe.core.run_cache import RunCache, key_of
 from quantpipe.core.runner import check_pipeline, run_pipeline, step_identity
 from quantpipe.core.signals import StopRequest
-from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
+from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Outputs, Stage, takes
 from quantpipe.errors import (
     ArtifactError,
     ConfigurationError,
@@ -71,7 +73,10 @@ def test_steps_run_in_order_and_their_files_are_placed(tmp_path: Path, log: Path
     assert [record.reused for record in records] == [False] * 3
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     third = manifest["steps"]["third.part"]
-    assert third["outputs"]["text"]["sha256"] == sha256_bytes(b"firstsecondthird.part")
+    assert third["outputs"]["text"] == {
+        "kind": "text",
+        "files": {"text.txt": sha256_bytes(b"firstsecondthird.part")},
+    }
     assert third["metrics"] == {"length": 21}
 
 
@@ -119,15 +124,14 @@ def test_a_change_that_makes_the_same_file_stops_there(tmp_path: Path, log: Path
 def test_the_identity_is_content_and_its_key_never_changes(tmp_path: Path) -> None:
     """A change of this text, and so of every key, throws away all caches of all users."""
     one = step("train", tmp_path, text="hello")
-    inputs = {
-        "text": Artifact(kind=ArtifactKind.HISTORY, path=tmp_path / "x", sha256="ab" * 32),
-    }
+    inputs = {"text": Artifact(kind=TEXT, folder=tmp_path, digests={"text.txt": "ab" * 32})}
     named_by = step_identity(one, inputs, {"data": "cd" * 32}, seed=3, device="cpu")
     assert canonical_json(named_by) == (
         '{"config":{"text":"hello"},"content":{"data":"' + "cd" * 32 + '"},"device":"cpu",'
-        '"inputs":{"text":["history","' + "ab" * 32 + '"]},"seed":3,"stage":"append","version":1}'
+        '"inputs":{"text":{"files":{"text.txt":"' + "ab" * 32 + '"},"kind":"text"}},"seed":3,'
+        '"stage":"append","version":1}'
     )
-    assert key_of(named_by) == "5fc2aba00ae9a90b217f94b26bd6607696c281d5c243ebc6734821aaacb740fa"
+    assert key_of(named_by) == "ce8f7da74094ec50c9010d6cae5e44fd278df80a2cab8f82a29f43b31b4d2132"
 
 
 def test_the_name_of_a_step_its_paths_and_its_workers_are_not_in_the_key(tmp_path: Path) -> None:
@@ -307,9 +311,115 @@ def test_work_that_stops_itself_ends_with_the_code_of_the_signal(tmp_path: Path,
 def test_an_optional_output_may_be_missing_where_nobody_needs_it(tmp_path: Path, log: Path) -> None:
     (record,) = run_pipeline(single(log, append), runner(tmp_path))
     assert set(record.artifacts) == {"text"}
-    steps = (step("a", log), step("b", log, {"plan": "a.extra"}, stage=needy()))
-    with pytest.raises(ArtifactError, match=r"^b: b\.inputs\.plan: a\.extra was not written$"):
+    steps = (step("a", log), step("b", log, {"remark": "a.extra"}, stage=needy()))
+    with pytest.raises(ArtifactError, match=r"^b: b\.inputs\.remark: a\.extra was not written$"):
         run_pipeline(Pipeline(name="p", steps=steps), runner(tmp_path))
+
+
+def test_optional_files_of_a_kind_are_there_where_they_were_written(
+    tmp_path: Path, log: Path
+) -> None:
+    def titled(config: TextConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+        outputs["text"].write_text(config.text)
+        outputs["text"].with_name("title.txt").write_text("Title")
+        return {}
+
+    steps = (step("plain", log), step("titled", log, stage=stage(titled)))
+    plain, other = run_pipeline(Pipeline(name="p", steps=steps), runner(tmp_path))
+    assert plain.artifacts["text"].file("title.txt") is None
+    title = other.artifacts["text"].file("title.txt")
+    assert title is not None
+    assert title.read_text() == "Title"
+    assert set(other.artifacts["text"].digests) == {"text.txt", "title.txt"}
+
+
+def test_an_optional_file_is_in_the_key_of_what_reads_it(tmp_path: Path) -> None:
+    plain = Artifact(kind=TEXT, folder=tmp_path, digests={"text.txt": "1"})
+    titled = replace(plain, digests={"text.txt": "1", "title.txt": "2"})
+    reader = step("reader", tmp_path, {"text": "a"})
+    keys = {
+        key_of(step_identity(reader, {"text": text}, {}, seed=0, device="cpu"))
+        for text in (plain, titled, replace(titled, digests={"text.txt": "1", "title.txt": "3"}))
+    }
+    assert len(keys) == 3
+
+
+def test_a_stage_that_leaves_a_file_of_its_kind_unwritten_is_a_fault_of_the_program(
+    tmp_path: Path, log: Path
+) -> None:
+    pair = ArtifactKind(name="pair", files=("text.txt", "second.txt"))
+    half = stage(outputs={"text": Output(kind=pair)})
+    with pytest.raises(AssertionError, match="append did not write its text"):
+        run_pipeline(Pipeline(name="p", steps=(step("a", log, stage=half),)), runner(tmp_path))
+
+
+def test_artifacts_know_what_they_were_made_from(tmp_path: Path, log: Path) -> None:
+    for _ in range(2):  # made, and reused
+        first, second, third = run_pipeline(chain(log), runner(tmp_path))
+        assert first.artifacts["text"].sources == {}
+        assert second.artifacts["text"].sources == {"text": first.artifacts["text"]}
+        found = third.artifacts["text"].sources["text"]
+        assert found.sources["text"].path.read_text() == "first"
+
+
+def _looking_back(name: str, *, lineage: bool) -> Stage[TextConfig]:
+    return stage(name=name, inputs={"text": takes(TEXT, lineage=lineage)})
+
+
+@pytest.mark.parametrize("lineage", [True, False])
+def test_what_an_input_was_made_from_is_in_the_key_of_a_stage_that_looks_there(
+    tmp_path: Path, lineage: bool
+) -> None:
+    reader = step("reader", tmp_path, stage=_looking_back("reader", lineage=lineage))
+
+    def key(first: str) -> str:
+        source = Artifact(kind=TEXT, folder=tmp_path, digests={"text.txt": first})
+        between = Artifact(
+            kind=REMARK, folder=tmp_path, digests={"extra.txt": "same"}, sources={"text": source}
+        )
+        made = Artifact(
+            kind=TEXT, folder=tmp_path, digests={"text.txt": "same"}, sources={"remark": between}
+        )
+        return key_of(step_identity(reader, {"text": made}, {}, seed=0, device="cpu"))
+
+    assert (key("one") == key("other")) == (not lineage)
+    assert key("one") == key("one")
+
+
+def test_a_run_again_of_what_an_input_was_made_from_reaches_a_stage_that_looks_there(
+    tmp_path: Path, log: Path
+) -> None:
+    """The step between writes the same whatever it reads, so only the lineage differs."""
+
+    def deaf(config: TextConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
+        outputs["text"].write_text("always the same")
+        return {}
+
+    def run(text: str) -> list[bool]:
+        steps = (
+            step("first", log, text=text),
+            step("between", log, {"text": "first"}, stage=stage(deaf, name="deaf")),
+            step("blind", log, {"text": "between"}, stage=_looking_back("blind", lineage=False)),
+            step("sees", log, {"text": "between"}, stage=_looking_back("sees", lineage=True)),
+        )
+        records = run_pipeline(Pipeline(name="p", steps=steps), runner(tmp_path))
+        return [record.reused for record in records]
+
+    assert run("one") == [False] * 4
+    assert run("other") == [False, False, True, False]
+    assert run("one") == [True] * 4
+
+
+def test_a_stage_is_handed_the_artifacts_of_every_variant(tmp_path: Path, log: Path) -> None:
+    greedy = stage(name="greedy", inputs={"all": Input(kinds=frozenset({TEXT}), many=True)})
+    steps = (
+        step("a", log),
+        step("b", log),
+        step("c", log, {"all.x": "a", "all.y": "b", "all.z": "a"}, stage=greedy),
+    )
+    record = run_pipeline(Pipeline(name="p", steps=steps), runner(tmp_path))[-1]
+    assert record.artifacts["text"].path.read_text() == "abac"
+    assert set(record.artifacts["text"].sources) == {"all.x", "all.y", "all.z"}
 
 
 def test_material_is_made_once_and_shared(tmp_path: Path, log: Path) -> None:

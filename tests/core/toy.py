@@ -42,6 +42,12 @@ class Notes(Silent):
         self.lines.append(text)
 
 
+TEXT = ArtifactKind(name="text", files=("text.txt",), optional_files=("title.txt",))
+"""A line; it may have a title."""
+
+REMARK = ArtifactKind(name="remark", files=("extra.txt",))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     text: str
@@ -66,12 +72,12 @@ def stage(run: Callable[..., Metrics] = append, **changes: Any) -> Stage[TextCon
         "version": 1,
         "config_type": TextConfig,
         "inputs": {
-            "text": may_take(ArtifactKind.HISTORY),
-            "more": may_take(ArtifactKind.HISTORY),
+            "text": may_take(TEXT),
+            "more": may_take(TEXT),
         },
         "outputs": {
-            "text": Output(kind=ArtifactKind.HISTORY, file="text.txt"),
-            "extra": Output(kind=ArtifactKind.PLAN, file="extra.txt", required=False),
+            "text": Output(kind=TEXT),
+            "extra": Output(kind=REMARK, required=False),
         },
         "run": run,
     }
@@ -79,8 +85,8 @@ def stage(run: Callable[..., Metrics] = append, **changes: Any) -> Stage[TextCon
 
 
 def needy(**changes: Any) -> Stage[TextConfig]:
-    """A stage that must be wired to a plan."""
-    return stage(name="needy", inputs={"plan": takes(ArtifactKind.PLAN)}, **changes)
+    """A stage that must be wired to a remark."""
+    return stage(name="needy", inputs={"remark": takes(REMARK)}, **changes)
 
 
 def step(name: str, log: Path, inputs: dict[str, str] | None = None, **changes: Any) -> Step:
@@ -91,8 +97,14 @@ def step(name: str, log: Path, inputs: dict[str, str] | None = None, **changes: 
         name=name,
         stage=chosen,
         config=TextConfig(**settings | changes),
-        inputs={key: Reference.parse(text, key) for key, text in (inputs or {}).items()},
+        inputs={key: reference(text) for key, text in (inputs or {}).items()},
     )
+
+
+def reference(text: str) -> Reference:
+    """``<step>.<output>``, or ``<step>`` where its name has no dot."""
+    before, _, after = text.rpartition(".")
+    return Reference(step=before or after, output=after if before else None)
 
 
 def chain(log: Path) -> Pipeline:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from quantpipe.quantization.sensitivity.table import (
     sorted_table,
 )
 from quantpipe.report.html import Chart
-from quantpipe.report.pages import charts
+from quantpipe.report.pages import (
+    plan_charts,
+    sensitivity_charts,
+    speed_charts,
+    training_charts,
+)
 from quantpipe.report.summary import Summary
 
 NAMES = ("a", "b", "c", "d")
@@ -29,7 +35,6 @@ def table(tmp_path: Path) -> Path:
 
 
 def drawn(
-    summary: Summary,
     table: Path,
     kept: str,
     curve: tuple[PlanPoint, ...] = (),
@@ -43,32 +48,30 @@ def drawn(
     )
     path = table.with_name("plan.json")
     save_plan(path, plan)
-    return {c.title: c for c in charts(summary, table=table, plan=path, histories={})}
+    return {c.title: c for c in [*sensitivity_charts(table, path), *plan_charts(path)]}
 
 
 @pytest.mark.parametrize(("kept", "boundary"), [("cd", "boundary 1"), ("d", "boundary 2")])
-def test_a_plan_along_the_ranking_shows_its_boundary(
-    summary: Summary, table: Path, kept: str, boundary: str
-) -> None:
-    assert boundary in drawn(summary, table, kept)["Sensitivity of the operations"].svg
+def test_a_plan_along_the_ranking_shows_its_boundary(table: Path, kept: str, boundary: str) -> None:
+    assert boundary in drawn(table, kept)["Sensitivity of the operations"].svg
 
 
 @pytest.mark.parametrize("kept", ["", "b", "abcd"])
-def test_any_other_plan_shows_none(summary: Summary, table: Path, kept: str) -> None:
-    svg = drawn(summary, table, kept)["Sensitivity of the operations"].svg
+def test_any_other_plan_shows_none(table: Path, kept: str) -> None:
+    svg = drawn(table, kept)["Sensitivity of the operations"].svg
     assert "boundary" not in svg
     assert ("stays in float" in svg) == bool(kept)
 
 
-def test_what_was_measured_is_drawn_above_the_reason(summary: Summary, table: Path) -> None:
+def test_what_was_measured_is_drawn_above_the_reason(table: Path) -> None:
     curve = tuple(
         PlanPoint(num_float=n, map=0.5, drop=d, low=d, high=d, agreement=None)
         for n, d in ((0, 0.01), (2, 0.001))
     )
-    chart = drawn(summary, table, "cd", curve)["Operations in float"]
+    chart = drawn(table, "cd", curve)["Operations in float"]
     assert chart.caption == "the images cannot tell."
     assert "taken" in chart.svg
-    assert "Operations in float" not in drawn(summary, table, "cd")
+    assert "Operations in float" not in drawn(table, "cd")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,6 @@ def test_what_was_measured_is_drawn_above_the_reason(summary: Summary, table: Pa
 @pytest.mark.parametrize("reliability", [None, 0.876])
 def test_the_chart_says_what_was_measured_and_how_sure_it_is(
     tmp_path: Path,
-    summary: Summary,
     method: SensitivityMethod,
     direction: Direction,
     label: str,
@@ -103,18 +105,32 @@ def test_the_chart_says_what_was_measured_and_how_sure_it_is(
         reliability=reliability,
     )
     save_table(tmp_path / "sensitivity.json", table)
-    found = charts(summary, table=tmp_path / "sensitivity.json", plan=None, histories={})
-    chart = next(chart for chart in found if chart.title.startswith("Sensitivity"))
+    (chart,) = sensitivity_charts(tmp_path / "sensitivity.json", None)
+    assert chart.title == "Sensitivity of the operations"
     assert label in " ".join(re.findall(r">([^<>]+)</text>", chart.svg))
     assert "on 24 images" in chart.caption
     assert ("0.88" in chart.caption) == (reliability is not None)
 
 
-def test_predicted_and_measured_latency_stand_side_by_side(summary: Summary, table: Path) -> None:
+def test_predicted_and_measured_latency_stand_side_by_side(table: Path) -> None:
     point = PlanPoint(num_float=0, map=0.5, drop=0.01, low=0.0, high=0.02, agreement=None)
     latency = PlanLatency(
         engine="openvino", batch_size=1, predicted=2.0, measured=2.5, all_int8=1.75, all_float=4.0
     )
-    chart = drawn(summary, table, "", (point,), latency)["Operations in float"]
+    chart = drawn(table, "", (point,), latency)["Operations in float"]
     assert "predicted 2.000 ms, measured 2.500 ms" in chart.caption
     assert "INT8 throughout 1.750 ms, float throughout 4.000 ms" in chart.caption
+
+
+def test_accuracy_is_drawn_over_the_latency_of_each_batch(summary: Summary) -> None:
+    titles = [chart.title for chart in speed_charts(summary)]
+    assert titles == ["Accuracy and speed at batch 1", "Accuracy and speed at batch 32"]
+
+
+def test_a_part_of_a_training_is_drawn_where_it_has_a_curve(tmp_path: Path) -> None:
+    rows = [{"epoch": epoch, "loss": 1.0 / (1 + epoch)} for epoch in range(3)]
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps({"search": rows, "train": rows[:1]}))
+    assert [chart.title for chart in training_charts("train_repopt", path)] == [
+        "Training: train_repopt, search"
+    ]

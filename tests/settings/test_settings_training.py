@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
+from quantpipe.cli.config import read_run
 from quantpipe.errors import ConfigurationError
 from quantpipe.settings.training import (
     TrainerSettings,
@@ -27,7 +27,7 @@ def trainer(**changes: Any) -> TrainerSettings:
 def training(step: str, *overrides: str) -> TrainingSettings:
     """The shipped settings of a step."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plan = read_plan(compose("config", overrides=["device=cpu", *overrides]), overrides)
+        plan = read_run(compose("config", overrides=["device=cpu", *overrides]), overrides)
     (config,) = (s.config for s in plan.pipeline.steps if s.name == step)
     assert isinstance(config, TrainingSettings)
     return config

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from quantpipe.cli.composition import config_folder
-from quantpipe.cli.config import read_plan
-from quantpipe.core.artifact import Artifact
+from quantpipe.cli.config import read_run
+from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.run_cache import key_of
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
@@ -22,17 +22,15 @@ from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.files import sha256_file
 from quantpipe.progress import Silent
+from quantpipe.quantization.model_files import CHECKPOINT
 from quantpipe.settings.data import open_split
 from quantpipe.settings.model import architecture
 from quantpipe.stages import STAGES
+from quantpipe.stages.artifacts import MODEL
 
 SMALL = (
     "device=cpu",
     "engine=onnxruntime",
-    "~build_engine.each.half",
-    "~evaluate.inputs.half",
-    "~evaluate.inputs.graph_half",
-    "~evaluate.inputs.network_half",
     "engine.batch_sizes=[1,2]",
     "model.width=0.125",
     "model.image_size=64",
@@ -52,6 +50,15 @@ SMALL = (
 )
 
 Artifacts = Mapping[str, Artifact]
+
+
+def artifact_at(folder: Path, kind: ArtifactKind, inputs: Artifacts | None = None) -> Artifact:
+    """The files of a kind that are in a folder, as the runner hands them on."""
+    there = [name for name in (*kind.files, *kind.optional_files) if (folder / name).is_file()]
+    digests = {name: sha256_file(folder / name) for name in there}
+    return Artifact(kind=kind, folder=folder, digests=digests, sources=inputs or {})
+
+
 Configure = Callable[..., Any]
 RunStage = Callable[..., Artifacts]
 
@@ -63,7 +70,7 @@ def configured() -> Configure:
     def configure(name: str, *overrides: str) -> Any:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides=[*SMALL, *overrides])
-        steps = read_plan(config, overrides).pipeline.steps
+        steps = read_run(config, overrides).pipeline.steps
         return next(step.config for step in steps if step.name == name)
 
     return configure
@@ -104,17 +111,17 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, context: Context) -> Run
     def run(name: str, config: Any, **inputs: Artifact) -> Artifacts:
         stage = STAGES[name]
         folder = tmp_path_factory.mktemp(name)
-        outputs = {key: folder / output.file for key, output in stage.outputs.items()}
+        outputs = {key: folder / out.kind.files[0] for key, out in stage.outputs.items()}
         own = replace(context, progress_folder=folder / "progress")
         metrics = stage.run(config, inputs, outputs, own)
         assert key_of({"metrics": metrics})
-        for key, output in stage.outputs.items():
-            assert outputs[key].is_file() or not output.required
-        return {
-            key: Artifact(kind=output.kind, path=outputs[key], sha256=sha256_file(outputs[key]))
+        made = {
+            key: artifact_at(folder, output.kind, inputs)
             for key, output in stage.outputs.items()
             if outputs[key].is_file()
         }
+        assert {key for key, output in stage.outputs.items() if output.required} <= set(made)
+        return made
 
     return run
 
@@ -151,22 +158,20 @@ def _fit_statistics(network: Detector, images: torch.Tensor) -> None:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(trained: Checkpoint, shared: Path) -> Artifact:
-    """The checkpoint of ``trained``."""
-    path = shared / "checkpoint.safetensors"
-    save_checkpoint(path, trained)
-    kind = STAGES["train_repopt"].outputs["checkpoint"].kind
-    return Artifact(kind=kind, path=path, sha256=sha256_file(path))
+def float_model(trained: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The model of ``trained``."""
+    folder = tmp_path_factory.mktemp("float_model")
+    save_checkpoint(folder / CHECKPOINT, trained)
+    return artifact_at(folder, MODEL)
 
 
 @pytest.fixture(scope="session")
-def calibrated(configured: Configure, run_stage: RunStage, checkpoint: Artifact) -> Artifacts:
+def calibrated(configured: Configure, run_stage: RunStage, float_model: Artifact) -> Artifacts:
     """What the calibration made of it."""
-    return run_stage("calibrate", configured("calibrate"), checkpoint=checkpoint)
+    return run_stage("calibrate", configured("calibrate"), model=float_model)
 
 
 @pytest.fixture(scope="session")
 def exported(configured: Configure, run_stage: RunStage, calibrated: Artifacts) -> Artifacts:
     """The float graph."""
-    config = configured("export.float")
-    return run_stage("export", config, checkpoint=calibrated["checkpoint"])
+    return run_stage("export", configured("export.fp32"), model=calibrated["model"])

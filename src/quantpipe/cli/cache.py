@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +17,20 @@ from quantpipe.core.runner import named
 from quantpipe.core.signals import stop_on_signals
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.report.progress import watching
-from quantpipe.settings.cache import CacheSettings
+from quantpipe.schema import Between
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """The ``cache`` group: what to do with the cache, and what ``prune`` may remove."""
+
+    action: Literal["use", "list", "verify", "prune"]
+    runs: Path
+    max_age_days: Annotated[float | None, Between(0)]
+    max_gib: Annotated[float | None, Between(0)]
 
 
 def keep_house(settings: CacheSettings, cache_root: Path) -> None:

@@ -32,11 +32,11 @@ from quantpipe.cli.composition import (
     asks_for_version,
     check_composition,
     config_folder,
-    explain,
     read_arguments,
 )
-from quantpipe.cli.config import Plan, read_cache_settings, read_plan
-from quantpipe.cli.run import report_sweep, run_plan
+from quantpipe.cli.config import CheckedRun, read_cache_settings, read_run
+from quantpipe.cli.explain import explain
+from quantpipe.cli.run import report_sweep, run_checked
 from quantpipe.distributed.launch import launched
 from quantpipe.errors import Interrupted, QuantpipeError
 
@@ -143,7 +143,7 @@ def _do(config: DictConfig, overrides: list[str]) -> None:
     """Runs the pipeline, or looks after the cache where ``cache=`` says so."""
     settings, root = read_cache_settings(config)
     if settings.action == "use":
-        run_plan(read_plan(config, overrides))
+        run_checked(read_run(config, overrides))
     else:
         keep_house(settings, root)
 
@@ -185,11 +185,11 @@ def _jobs(config: DictConfig) -> Iterable[list[str]]:
     return [list(job) for batch in batches for job in batch]
 
 
-def _check_job(config: DictConfig, overrides: list[str]) -> Plan:
+def _check_job(config: DictConfig, overrides: list[str]) -> CheckedRun:
     loader: ConfigLoader = GlobalHydra.instance().config_loader()
     try:
         job = loader.load_sweep_config(config, overrides)
     except COMPOSITION_FAULTS as error:
         raise explain(error, overrides) from error
     task = OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-    return read_plan(task, overrides)
+    return read_run(task, overrides)

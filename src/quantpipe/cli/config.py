@@ -1,4 +1,4 @@
-"""From a composed configuration to a checked pipeline; values and wiring."""
+"""From a composed configuration to a checked run: values; the steps are wired beside it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from quantpipe.core.availability import without_unavailable
-from quantpipe.core.pipeline import Pipeline, Reference, Step
+from quantpipe.cli.cache import CacheSettings
+from quantpipe.cli.steps import VARIANT_DEFAULTS, VARIANTS, Skipped, is_step, wired_steps
+from quantpipe.core.pipeline import Pipeline
 from quantpipe.core.runner import check_pipeline
-from quantpipe.core.stage import Stage
 from quantpipe.errors import ConfigurationError, nearest
-from quantpipe.schema import Between, build, convert, convert_given
-from quantpipe.settings.cache import CacheSettings
+from quantpipe.schema import Between, build, convert
 from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
 from quantpipe.settings.engine import EngineSettings
 from quantpipe.settings.model import ModelSettings
 from quantpipe.settings.training import TrainerSettings
-from quantpipe.stages import STAGES
 
 GROUPS: Mapping[str, Any] = {
     "data": DataSettings,
@@ -32,8 +30,6 @@ GROUPS: Mapping[str, Any] = {
     "trainer": TrainerSettings,
 }
 """Root keys that hold a group of settings; steps refer to them by interpolation (``${model}``)."""
-
-_WIRING = frozenset({"stage", "inputs", "each", "optional"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +56,22 @@ class PipelineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A checked run: what to do, where, and the configuration and overrides it came from."""
+class CheckedRun:
+    """What to do, where, and the configuration and overrides it came from.
+
+    ``skipped`` holds the variants that this machine or its engine cannot run, and why.
+    """
 
     pipeline: Pipeline
     settings: RootSettings
     device: str
     composed: Mapping[str, Any]
     overrides: tuple[str, ...]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, Skipped]
 
 
-def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
-    """Turns a composed configuration into a checked plan; writes nothing.
+def read_run(config: DictConfig, overrides: Sequence[str]) -> CheckedRun:
+    """Turns a composed configuration into a checked run; writes nothing.
 
     Raises:
         QuantpipeError: one line that names the key, the value and the nearest valid one.
@@ -81,22 +80,22 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     _refuse_targets(composed, "")
     root = RootSettings.__dataclass_fields__
     recipe = build(PipelineSettings, composed.get("pipeline"), "pipeline")
-    _refuse_unknown(composed, {*root, *GROUPS, "pipeline", *recipe.steps}, recipe)
+    known = {*root, *GROUPS, "pipeline", VARIANTS, VARIANT_DEFAULTS, *recipe.steps}
+    _refuse_unknown(composed, known, recipe)
     settings = build(RootSettings, {name: composed.get(name) for name in root}, "")
     for name, kind in GROUPS.items():
         convert(kind, composed.get(name), name)
-    steps = tuple(step for name in recipe.steps for step in _steps_of(name, composed, recipe))
-    steps, skipped = without_unavailable(steps)
-    pipeline = Pipeline(name=recipe.name, steps=steps)
+    wired = wired_steps(composed, recipe.name, recipe.steps)
+    pipeline = Pipeline(name=recipe.name, steps=wired.steps)
     device = resolve_device(settings.device)
     check_pipeline(pipeline)
-    return Plan(
+    return CheckedRun(
         pipeline=pipeline,
         settings=settings,
         device=device,
         composed=composed,
         overrides=tuple(overrides),
-        skipped=skipped,
+        skipped=wired.skipped,
     )
 
 
@@ -132,13 +131,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _refuse_unknown(composed: Mapping[str, Any], known: Set[str], recipe: PipelineSettings) -> None:
     """Refuses root keys that mean nothing; a step may be configured and left out of the list."""
     for key, value in composed.items():
-        if key not in known and not _is_step(value):
+        if key not in known and not is_step(value):
             hint = nearest(key, known)
             raise ConfigurationError(f"pipeline {recipe.name} has no such key", path=key, hint=hint)
-
-
-def _is_step(value: Any) -> bool:
-    return isinstance(value, Mapping) and "stage" in value
 
 
 def _refuse_targets(value: Any, path: str) -> None:
@@ -156,60 +151,3 @@ def _refuse_targets(value: Any, path: str) -> None:
                 hint="remove it; a step names its stage with 'stage:'",
             )
         _refuse_targets(inner, f"{path}.{key}" if path else str(key))
-
-
-def _steps_of(name: str, composed: Mapping[str, Any], recipe: PipelineSettings) -> Iterator[Step]:
-    """The step called ``name``, or one step for every entry of its ``each``."""
-    values = composed.get(name)
-    if not isinstance(values, Mapping) or not _is_step(values):
-        hint = nearest(name, [key for key, value in composed.items() if _is_step(value)])
-        raise ConfigurationError(
-            f"pipeline {recipe.name} lists it, but no such step is configured", path=name, hint=hint
-        )
-    each = values.get("each")
-    if each is None:
-        yield _step(name, values)
-        return
-    if not isinstance(each, Mapping) or not each:
-        raise ConfigurationError("is not a group of variants", path=f"{name}.each")
-    base = {key: value for key, value in values.items() if key != "each"}
-    # Here, and not under a variant's name, the user finds the key of a wrong shared value; and a
-    # value that every variant replaces is looked at all the same.
-    convert_given(_stage(name, base).config_type, _settings(base), name)
-    for variant, changes in each.items():
-        if not isinstance(changes, Mapping):
-            raise ConfigurationError("is not a group of settings", path=f"{name}.each.{variant}")
-        inputs = {**base.get("inputs", {}), **changes.get("inputs", {})}
-        yield _step(f"{name}.{variant}", {**base, **changes, "inputs": inputs})
-
-
-def _step(name: str, values: Mapping[str, Any]) -> Step:
-    stage = _stage(name, values)
-    inputs = values.get("inputs") or {}
-    if not isinstance(inputs, Mapping):
-        raise ConfigurationError(f"{inputs!r} is not a group of references", path=f"{name}.inputs")
-    return Step(
-        name=name,
-        stage=stage,
-        config=build(stage.config_type, _settings(values), name),
-        inputs={
-            str(key): Reference.parse(text, f"{name}.inputs.{key}")
-            for key, text in inputs.items()
-            if text is not None
-        },
-        optional=convert(bool, values.get("optional", False), f"{name}.optional"),
-    )
-
-
-def _stage(name: str, values: Mapping[str, Any]) -> Stage[Any]:
-    wanted = values.get("stage")
-    stage = STAGES.get(str(wanted))
-    if stage is None:
-        raise ConfigurationError(
-            f"{wanted!r} is no stage", path=f"{name}.stage", hint=nearest(str(wanted), STAGES)
-        )
-    return stage
-
-
-def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in _WIRING}

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from quantpipe import __version__
-from quantpipe.cli.config import Plan
+from quantpipe.cli.config import CheckedRun
 from quantpipe.core.runner import StepRecord
 from quantpipe.engines.hardware import processor
 from quantpipe.progress import Progress
@@ -27,13 +27,14 @@ from quantpipe.report.summary import (
 )
 from quantpipe.report.sweep import SweepJob, build_sweep, save_sweep, sweep_table
 from quantpipe.report.table import print_summary
+from quantpipe.stages.artifacts import EXAMPLES
 from quantpipe.versions import installed_versions
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "hydra-core", "numpy")
 
 
 def present(
-    plan: Plan,
+    run: CheckedRun,
     records: Sequence[StepRecord],
     root: Path,
     started: datetime,
@@ -42,12 +43,12 @@ def present(
 ) -> None:
     """Writes ``summary.json`` and ``report.html`` and prints the table."""
     summary = build_summary(
-        _run_info(plan, started, seconds),
-        [*_measurements(records), *_skipped(plan)],
+        _run_info(run, started, seconds),
+        [*_measurements(records), *_skipped(run)],
         [_time(r) for r in records],
     )
     save_summary(root / "summary.json", summary)
-    _write_report(plan, records, summary, root / "report.html")
+    _write_report(run, records, summary, root / "report.html")
     if summary["variants"]:
         print_summary(summary, Console())
     reused = sum(record.reused for record in records)
@@ -73,15 +74,15 @@ def _sweep_job(job: Path) -> SweepJob:
     )
 
 
-def _run_info(plan: Plan, started: datetime, seconds: float) -> RunInfo:
-    model, data = plan.composed["model"], plan.composed["data"]
+def _run_info(run: CheckedRun, started: datetime, seconds: float) -> RunInfo:
+    model, data = run.composed["model"], run.composed["data"]
     return {
-        "pipeline": plan.pipeline.name,
-        "command": shlex.join(["quantpipe", *plan.overrides]),
+        "pipeline": run.pipeline.name,
+        "command": shlex.join(["quantpipe", *run.overrides]),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
-        "seed": plan.settings.seed,
-        "device": plan.device,
+        "seed": run.settings.seed,
+        "device": run.device,
         "hardware": processor(),
         "model": f"{model['name']} at {model['image_size']} px",
         "data": str(data.get("root") or data["format"]),
@@ -109,16 +110,15 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
             )
 
 
-def _skipped(plan: Plan) -> Iterator[Measurement]:
-    """Optional engines that this machine cannot run."""
-    for step, reason in plan.skipped.items():
-        name = step.rpartition(".")[2]
+def _skipped(run: CheckedRun) -> Iterator[Measurement]:
+    """Variants that this machine or its engine cannot run."""
+    for name, skipped in run.skipped.items():
         yield Measurement(
             name=name,
-            precision=name,
-            engine=plan.composed["engine"]["name"],
-            image_size=plan.composed["model"]["image_size"],
-            skipped=reason,
+            precision=skipped.precision,
+            engine=run.composed["engine"]["name"],
+            image_size=run.composed["model"]["image_size"],
+            skipped=skipped.reason,
         )
 
 
@@ -126,35 +126,39 @@ def _time(record: StepRecord) -> StageTime:
     return {"step": record.step, "seconds": round(record.spent, 3), "reused": record.reused}
 
 
-def _write_report(plan: Plan, records: Sequence[StepRecord], summary: Summary, path: Path) -> None:
+def _write_report(
+    run: CheckedRun, records: Sequence[StepRecord], summary: Summary, path: Path
+) -> None:
     from quantpipe.report.html import Report, write_report
-    from quantpipe.report.pages import charts, examples
+    from quantpipe.report.pages import examples, speed_charts
 
-    files = {
-        (record.stage, name): artifact.path
-        for record in records
-        for name, artifact in record.artifacts.items()
-    }
+    made = [record.artifacts for record in records]
+    drawn = [
+        chart
+        for step, record in zip(run.pipeline.steps, records, strict=True)
+        for chart in step.stage.charts(record.step, record.artifacts, made)
+    ]
     report = Report(
         summary=summary,
-        charts=charts(
-            summary,
-            table=files.get(("sensitivity", "table")),
-            plan=files.get(("partial_quant", "plan")),
-            histories={s: p for (s, name), p in files.items() if name == "history"},
-        ),
-        examples=examples(files.get(("evaluate", "examples"))),
-        settings=_settings(plan),
+        charts=[*speed_charts(summary), *drawn],
+        examples=[
+            example
+            for artifacts in made
+            for artifact in artifacts.values()
+            if artifact.kind == EXAMPLES
+            for example in examples(artifact.path)
+        ],
+        settings=_settings(run),
         provenance={record.step: record.key for record in records},
     )
     write_report(path, report)
 
 
-def _settings(plan: Plan) -> dict[str, Mapping[str, Any]]:
+def _settings(run: CheckedRun) -> dict[str, Mapping[str, Any]]:
     """The values that each group and each step was run with."""
     return {
         name: {key: value for key, value in values.items() if key not in ("data", "model")}
-        for name, values in plan.composed.items()
+        for name, values in run.composed.items()
         if isinstance(values, Mapping) and name != "pipeline"
     }
 

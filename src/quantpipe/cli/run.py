@@ -1,4 +1,4 @@
-"""One run from its plan to its table: the runner, then what people look at."""
+"""One run from its configuration to its table: the runner, then what people look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from quantpipe.cli.config import Plan, to_yaml
+from quantpipe.cli.config import CheckedRun, to_yaml
 from quantpipe.cli.presentation import present, present_sweep
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
@@ -23,35 +23,37 @@ from quantpipe.report.progress import watching
 from quantpipe.report.run_log import Logged
 
 
-def run_plan(plan: Plan) -> None:
-    """Runs the plan in its run directory and shows what came of it.
+def run_checked(run: CheckedRun) -> None:
+    """Carries out a checked run in its directory and shows what came of it.
 
     Raises:
         QuantpipeError: after the status was written; what was finished is kept.
     """
-    root = plan.settings.run_dir.absolute()
+    root = run.settings.run_dir.absolute()
     _writable(root, "run_dir")
-    limits = _read_only(plan.settings.cache_dir.absolute())
+    limits = _read_only(run.settings.cache_dir.absolute())
     with stop_on_signals() as stop, stop.explained(), watching(stop) as shown, named(None):
         progress = Logged(shown, root / "run.log")
         directory = RunDirectory(root, warn=progress.note)
         with directory.held():
             if limits is not None:
                 progress.note(limits)
-            _run_held(plan, directory, stop, progress)
+            _run_held(run, directory, stop, progress)
 
 
-def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress) -> None:
+def _run_held(
+    run: CheckedRun, directory: RunDirectory, stop: StopRequest, progress: Progress
+) -> None:
     try:
         with named(None), stop.explained():
-            _run_and_present(plan, directory, stop, progress)
+            _run_and_present(run, directory, stop, progress)
     except QuantpipeError as error:
         state = "interrupted" if isinstance(error, Interrupted) else "failed"
         with suppress(OSError):  # a full disk must not hide why the run failed
             directory.write_status(
                 state,
                 error.stage,
-                overrides=plan.overrides,
+                overrides=run.overrides,
                 error=str(error),
                 exit_code=error.exit_code,
             )
@@ -59,27 +61,27 @@ def _run_held(plan: Plan, directory: RunDirectory, stop: StopRequest, progress: 
 
 
 def _run_and_present(
-    plan: Plan, directory: RunDirectory, stop: StopRequest, progress: Progress
+    run: CheckedRun, directory: RunDirectory, stop: StopRequest, progress: Progress
 ) -> None:
     cache = RunCache(
-        plan.settings.cache_dir.absolute(), warn=progress.note, still_wanted=stop.raise_if_set
+        run.settings.cache_dir.absolute(), warn=progress.note, still_wanted=stop.raise_if_set
     )
     runner = Runner(
         cache=cache,
         run_directory=directory,
         progress=progress,
         stop=stop,
-        seed=plan.settings.seed,
-        device=plan.device,
+        seed=run.settings.seed,
+        device=run.device,
     )
-    write_atomic(directory.root / "config.yaml", to_yaml(plan.composed).encode())
+    write_atomic(directory.root / "config.yaml", to_yaml(run.composed).encode())
     started, start = datetime.now(UTC).astimezone(), time.monotonic()
-    records = run_pipeline(plan.pipeline, runner)
+    records = run_pipeline(run.pipeline, runner)
     directory.remove_unclaimed()
-    directory.write_manifest(plan.pipeline.name, {r.step: r.as_json() for r in records})
+    directory.write_manifest(run.pipeline.name, {r.step: r.as_json() for r in records})
     seconds = time.monotonic() - start
-    present(plan, records, directory.root, started, seconds, progress)
-    directory.write_status("done", None, overrides=plan.overrides, exit_code=0)
+    present(run, records, directory.root, started, seconds, progress)
+    directory.write_status("done", None, overrides=run.overrides, exit_code=0)
 
 
 def report_sweep(folder: Path) -> int:

@@ -4,50 +4,59 @@ from __future__ import annotations
 
 import graphlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from quantpipe.core.stage import Stage
+from quantpipe.core.stage import Input, Stage
 from quantpipe.errors import ConfigurationError, nearest
 
 # A step's name becomes a folder, its dots the levels.
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_WRITE = "write <step> or <step>.<output>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An output of a step, written ``<step>.<output>``."""
+    """An output of a step, written ``<step>.<output>``.
+
+    ``output`` is None where the text was ``<step>`` alone: the one that fits is meant.
+    """
 
     step: str
-    output: str
+    output: str | None
 
     @staticmethod
-    def parse(text: Any, path: str) -> Reference:
-        """Splits at the last dot: step names may hold dots themselves (``export.qat``)."""
-        step, dot, output = text.rpartition(".") if isinstance(text, str) else ("", "", "")
-        if not (step and dot and output):
-            raise ConfigurationError(
-                f"{text!r} is not a reference", path=path, hint="write <step>.<output>"
-            )
-        return Reference(step=step, output=output)
+    def parse(text: Any, path: str, steps: Collection[str]) -> Reference:
+        """Reads the name of one of ``steps``, or else splits at the last dot.
+
+        Step names may hold dots themselves (``export.qat``).
+        """
+        if isinstance(text, str) and text in steps:
+            return Reference(step=text, output=None)
+        step, _, output = text.rpartition(".") if isinstance(text, str) else ("", "", "")
+        if step in steps and output:
+            return Reference(step=step, output=output)
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
+            raise ConfigurationError(f"{text!r} is not a reference", path=path, hint=_WRITE)
+        of_variants = any(name.startswith(f"{step}.") for name in steps)
+        wanted = text if of_variants or not step else step
+        raise ConfigurationError(
+            f"there is no step {wanted!r}", path=path, hint=nearest(wanted, steps)
+        )
 
     def __str__(self) -> str:
-        return f"{self.step}.{self.output}"
+        return self.step if self.output is None else f"{self.step}.{self.output}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage with its configuration and the outputs that feed it.
-
-    An ``optional`` step is left out where the machine cannot run it.
-    """
+    """A stage with its configuration and the outputs that feed it."""
 
     name: str
     stage: Stage[Any]
     config: Any
     inputs: Mapping[str, Reference]
-    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +79,8 @@ class Pipeline:
             by_name[step.name] = step
         for step in self.steps:
             _check_names(step)
-            for input_name, reference in step.inputs.items():
-                _check_edge(step, input_name, reference, by_name)
-            _check_together(step, by_name)
-        object.__setattr__(self, "steps", _in_order(self.steps))
+        wired = [_wired(step, by_name) for step in self.steps]
+        object.__setattr__(self, "steps", _in_order(wired))
 
 
 def _check_names(step: Step) -> None:
@@ -82,58 +89,72 @@ def _check_names(step: Step) -> None:
         hint = "take letters, digits, - and _"
         raise ConfigurationError(f"{step.name!r} is no name", path="pipeline.steps", hint=hint)
     for name in step.inputs:
-        if name not in stage.inputs and stage.any_inputs is None:
+        if stage.input_of(name) is None:
             raise ConfigurationError(
                 f"stage {stage.name} has no such input",
                 path=f"{step.name}.inputs.{name}",
                 hint=nearest(name, stage.inputs),
             )
+    given = {name.partition(".")[0] for name in step.inputs}
     for name, declared in stage.inputs.items():
-        if declared.required and name not in step.inputs:
-            kinds = " or ".join(sorted(declared.kinds))
+        if declared.required and name not in given:
+            hint = "list one under variants:" if declared.many else _WRITE
             raise ConfigurationError(
-                f"stage {stage.name} needs it ({kinds})",
+                f"stage {stage.name} needs it ({_kinds(declared)})",
                 path=f"{step.name}.inputs.{name}",
-                hint="wire it as <step>.<output>",
+                hint=hint,
             )
-    if stage.any_inputs is not None and not step.inputs:
-        raise ConfigurationError("nothing is wired", path=f"{step.name}.inputs")
 
 
-def _check_edge(
+def _wired(step: Step, by_name: Mapping[str, Step]) -> Step:
+    """The step with every reference checked, and its output named."""
+    inputs = {name: _edge(step, name, ref, by_name) for name, ref in step.inputs.items()}
+    return replace(step, inputs=inputs)
+
+
+def _edge(
     step: Step, input_name: str, reference: Reference, by_name: Mapping[str, Step]
-) -> None:
+) -> Reference:
     path = f"{step.name}.inputs.{input_name}"
     source = by_name.get(reference.step)
     if source is None:
         raise ConfigurationError(
             f"there is no step {reference.step!r}", path=path, hint=nearest(reference.step, by_name)
         )
+    declared = step.stage.input_of(input_name)
+    assert declared is not None
     outputs = source.stage.outputs
+    if reference.output is None:
+        return replace(reference, output=_fitting(source, declared, path))
     if reference.output not in outputs:
         raise ConfigurationError(
             f"step {source.name} has no output {reference.output!r}",
             path=path,
             hint=nearest(reference.output, outputs),
         )
-    declared = step.stage.inputs.get(input_name) or step.stage.any_inputs
-    assert declared is not None
     kind = outputs[reference.output].kind
     if kind not in declared.kinds:
-        wanted = " or ".join(sorted(declared.kinds))
-        raise ConfigurationError(f"{reference} is a {kind}, not a {wanted}", path=path)
+        raise ConfigurationError(f"{reference} is a {kind}, not a {_kinds(declared)}", path=path)
+    return reference
 
 
-def _check_together(step: Step, by_name: Mapping[str, Step]) -> None:
-    kinds = {
-        name: by_name[reference.step].stage.outputs[reference.output].kind
-        for name, reference in step.inputs.items()
-    }
-    try:
-        step.stage.check_wiring(step.config, kinds)
-    except ConfigurationError as error:
-        error.path = f"{step.name}.inputs.{error.path}"
-        raise
+def _fitting(source: Step, declared: Input, path: str) -> str:
+    """The one output of a step that an input takes."""
+    outputs = source.stage.outputs
+    fitting = [name for name, output in outputs.items() if output.kind in declared.kinds]
+    if len(fitting) == 1:
+        return fitting[0]
+    amount, hint = "no", f"it makes {', '.join(outputs)}"
+    if fitting:
+        amount = "more than one"
+        hint = f"write {' or '.join(f'{source.name}.{name}' for name in fitting)}"
+    raise ConfigurationError(
+        f"step {source.name} makes {amount} {_kinds(declared)}", path=path, hint=hint
+    )
+
+
+def _kinds(declared: Input) -> str:
+    return " or ".join(sorted(kind.name for kind in declared.kinds))
 
 
 def _in_order(steps: Iterable[Step]) -> tuple[Step, ...]:

@@ -50,7 +50,7 @@ class StepRecord:
     def as_json(self) -> dict[str, Any]:
         """The record as it stands in the run manifest; files by digest, not by path."""
         outputs = {
-            name: {"kind": str(a.kind), "file": a.path.name, "sha256": a.sha256}
+            name: {"kind": a.kind.name, "files": dict(a.digests)}
             for name, a in self.artifacts.items()
         }
         return {
@@ -110,11 +110,11 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
 
 def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> StepRecord:
     start = time.monotonic()
-    inputs = {
-        name: records[reference.step].artifacts[reference.output]
+    made = {
+        name: records[reference.step].artifacts.get(str(reference.output))
         for name, reference in step.inputs.items()
-        if reference.output in records[reference.step].artifacts
     }
+    inputs = {name: artifact for name, artifact in made.items() if artifact is not None}
     _require_inputs(step, inputs)
     content = step.stage.content(step.config, _memo(runner.cache))
     named_by = step_identity(step, inputs, content, seed=runner.seed, device=runner.device)
@@ -130,7 +130,7 @@ def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> 
         seconds=entry.seconds,
         spent=time.monotonic() - start,
         reused=reused,
-        artifacts=_artifacts(step, entry),
+        artifacts=_artifacts(step, entry, inputs),
         metrics=entry.metrics,
     )
 
@@ -138,7 +138,7 @@ def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> 
 def _require_inputs(step: Step, inputs: Inputs) -> None:
     """An output that its stage had no reason to write is missed only where it is needed."""
     for name, reference in step.inputs.items():
-        declared = step.stage.inputs.get(name) or step.stage.any_inputs
+        declared = step.stage.input_of(name)
         if name not in inputs and declared is not None and declared.required:
             raise ArtifactError(f"{reference} was not written", path=f"{step.name}.inputs.{name}")
 
@@ -152,14 +152,22 @@ def step_identity(
         "version": step.stage.version,
         "config": identity(step.config),
         "content": dict(content),
-        "inputs": {name: [str(a.kind), a.sha256] for name, a in sorted(inputs.items())},
+        "inputs": {
+            name: artifact.identity(lineage=_looks_back(step, name))
+            for name, artifact in sorted(inputs.items())
+        },
         "seed": seed,
         "device": device,
     }
 
 
+def _looks_back(step: Step, name: str) -> bool:
+    declared = step.stage.input_of(name)
+    return declared is not None and declared.lineage
+
+
 def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner) -> Built:
-    outputs = {name: folder / output.file for name, output in step.stage.outputs.items()}
+    outputs = {name: folder / output.kind.files[0] for name, output in step.stage.outputs.items()}
     context = Context(
         step=step.name,
         seed=runner.seed,
@@ -172,8 +180,8 @@ def _execute(step: Step, inputs: Inputs, folder: Path, key: str, runner: Runner)
     start = time.monotonic()
     metrics = step.stage.run(step.config, inputs, outputs, context)
     for name, output in step.stage.outputs.items():
-        written = outputs[name].is_file() or not output.required
-        assert written, f"stage {step.stage.name} did not write its output {name}"
+        missing = [file for file in output.kind.files if not (folder / file).is_file()]
+        assert not (missing and output.required), f"{step.stage.name} did not write its {name}"
     return Built(metrics=metrics, seconds=time.monotonic() - start)
 
 
@@ -197,16 +205,18 @@ def _materializer(
     return materialize
 
 
-def _artifacts(step: Step, entry: Entry) -> dict[str, Artifact]:
+def _artifacts(step: Step, entry: Entry, inputs: Inputs) -> dict[str, Artifact]:
     found = {}
     for name, output in step.stage.outputs.items():
-        if output.file not in entry.digests:
+        kind = output.kind
+        missing = [file for file in kind.files if file not in entry.digests]
+        if missing:
             if not output.required:
                 continue
-            raise ArtifactError(f"cache entry {entry.key[:12]} holds no {output.file}")
-        found[name] = Artifact(
-            kind=output.kind, path=entry.folder / output.file, sha256=entry.digests[output.file]
-        )
+            raise ArtifactError(f"cache entry {entry.key[:12]} holds no {missing[0]}")
+        there = (*kind.files, *kind.optional_files)
+        digests = {file: entry.digests[file] for file in there if file in entry.digests}
+        found[name] = Artifact(kind=kind, folder=entry.folder, digests=digests, sources=inputs)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -20,18 +20,28 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """An edge that a stage takes: the kinds it accepts, and whether it can do without."""
+    """An edge that a stage takes.
+
+    Attributes:
+        kinds: Those that it accepts.
+        required: Whether the stage cannot do without.
+        many: Whether it takes one for every variant of the recipe; a step then has inputs called
+            ``<input>.<variant>``.
+        lineage: Whether the stage looks at what the artifact was made from, so that this names
+            the result too.
+    """
 
     kinds: frozenset[ArtifactKind]
     required: bool = True
+    many: bool = False
+    lineage: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A file that a stage writes: always, or (``required=False``) where there is something to."""
+    """What a stage writes: always, or (``required=False``) where there is something to."""
 
     kind: ArtifactKind
-    file: str
     required: bool = True
 
 
@@ -71,8 +81,23 @@ def _nothing_to_check(config: Any) -> None:
     """Types and ranges are all there is to check."""
 
 
-def _any_wiring(config: Any, kinds: Mapping[str, ArtifactKind]) -> None:
-    """The declared inputs are all there is to check."""
+def _no_charts(step: str, artifacts: Inputs, run: Sequence[Inputs]) -> Sequence[Any]:  # noqa: ARG001
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerVariant:
+    """How a stage takes part in the table of variants: one step for every variant.
+
+    Attributes:
+        input: What a variant comes in by, from the stage before, or from its model.
+        output: What it goes out by, to the next.
+        settings: Values of a variant's row to those that replace the step's own.
+    """
+
+    input: str
+    output: str
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +109,17 @@ class Stage(Generic[C]):
         version: Raised whenever the same configuration and inputs would give another result.
         config_type: Frozen dataclass without defaults.
         inputs: Edges by name.
-        outputs: Files by name.
-        any_inputs: If set, further inputs of any name are taken, of these kinds.
-        run: Reads inputs, writes every output, returns metrics that fit in JSON.
+        outputs: What it makes, by name.
+        run: Reads inputs, writes every output, returns metrics that fit in JSON. It is told the
+            first file of each output; the others of its kind go beside it.
         check: Raises :class:`~quantpipe.errors.QuantpipeError` for what can be known to be wrong
             before any work; fast, reads as little as it can.
-        companion_prefixes: An input named with one of these before the name of another means
-            nothing without that one, and goes when it goes.
-        check_wiring: Told the configuration and the kind of every input that is wired; raises
-            :class:`~quantpipe.errors.ConfigurationError` with the input's name as ``path``.
         content: Digests of what the configuration names by path, and of the libraries and the
             hardware that the result depends on. Its second argument is a folder in which it may
             remember digests of files that do not change.
+        per_variant: Set where the stage works for each variant by itself.
+        charts: Pictures of a step's result for the report: told the step's name, what it made, and
+            what every step made.
     """
 
     name: str
@@ -103,31 +127,35 @@ class Stage(Generic[C]):
     config_type: type[C]
     inputs: Mapping[str, Input] = field(default_factory=dict)
     outputs: Mapping[str, Output]
-    any_inputs: Input | None = None
     run: Callable[[C, Inputs, Outputs, Context], Metrics]
     check: Callable[[C], None] = _nothing_to_check
-    companion_prefixes: tuple[str, ...] = ()
-    check_wiring: Callable[[C, Mapping[str, ArtifactKind]], None] = _any_wiring
     content: Callable[[C, Path], Mapping[str, Any]] = _nothing_more
+    per_variant: PerVariant | None = None
+    charts: Callable[[str, Inputs, Sequence[Inputs]], Sequence[Any]] = _no_charts
+
+    def input_of(self, name: str) -> Input | None:
+        """The declared edge of an input, that of one variant (``<input>.<variant>``) included."""
+        group, _, variant = name.partition(".")
+        found = self.inputs.get(group)
+        return found if found is not None and found.many == bool(variant) else None
 
 
-def imported(module: str) -> Callable[[Any, Inputs, Outputs, Context], Metrics]:
-    """The function ``run`` of a module that is imported when it is first called.
+def imported(module: str, function: str = "run") -> Callable[..., Any]:
+    """A function of a module that is imported when it is first called.
 
     What a stage computes with takes seconds to import; configurations are checked, and finished
     results reused, without it.
     """
 
-    def run(config: Any, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-        metrics: Metrics = import_module(module).run(config, inputs, outputs, context)
-        return metrics
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(module), function)(*arguments)
 
-    return run
+    return call
 
 
-def takes(*kinds: ArtifactKind) -> Input:
+def takes(*kinds: ArtifactKind, lineage: bool = False) -> Input:
     """An input that must be wired."""
-    return Input(kinds=frozenset(kinds))
+    return Input(kinds=frozenset(kinds), lineage=lineage)
 
 
 def may_take(*kinds: ArtifactKind) -> Input:

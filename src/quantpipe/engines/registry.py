@@ -166,9 +166,9 @@ def require_calibration_cache(name: str) -> None:
         return
     readers = {s.name: s.calibration_cache.name for s in ENGINES.values() if s.calibration_cache}
     raise ConfigurationError(
-        f"is read by {', '.join(readers.values())}, not by {name}",
-        path="calibration_cache",
-        hint=f"leave it out and wire a graph with Q/DQ, or set engine={' or '.join(readers)}",
+        f"a calibration cache is read by {', '.join(readers.values())}, not by {name}",
+        path="ranges",
+        hint=f"set ranges=qdq, or engine={' or '.join(readers)}",
     )
 
 

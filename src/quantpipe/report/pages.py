@@ -1,9 +1,9 @@
-"""The report's pictures, made from the files that the steps left."""
+"""The report's pictures, made from the summary and the files that the steps left."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +30,28 @@ _DIRECTION = {
 }
 
 
-def charts(
-    summary: Summary,
-    *,
-    table: Path | None,
-    plan: Path | None,
-    histories: Mapping[str, Path],
-) -> list[Chart]:
-    """Returns what can be drawn of a run: accuracy over latency, sensitivity, training.
-
-    Args:
-        summary: Of the run.
-        table: ``sensitivity.json``, if the run ranked operations.
-        plan: ``plan.json``, if the run made one.
-        histories: ``history.json`` files by stage.
-    """
-    found = [
+def speed_charts(summary: Summary) -> list[Chart]:
+    """Returns accuracy over latency, a chart for each batch size."""
+    return _drawn(
         _chart(
             f"Accuracy and speed at batch {batch[1:]}",
             "Up is more accurate, left is faster. Median of a call, timed in turn with the others.",
             accuracy_latency_chart(summary, batch),
         )
         for batch in batch_names(summary)
-    ]
-    if table is not None:
-        found.append(_sensitivity(table, plan))
-    if plan is not None:
-        found.append(_plan_curve(plan))
-    for stage, path in histories.items():
-        found += _training(stage, path)
-    return [chart for chart in found if chart is not None]
+    )
 
 
-def examples(path: Path | None) -> list[Example]:
+def examples(path: Path) -> list[Example]:
     """Returns the pictures that ``evaluate`` drew."""
-    if path is None:
-        return []
     return [
         Example(title=image["name"], pictures=tuple(image["pictures"].items()))
         for image in json.loads(path.read_bytes())["images"]
     ]
 
 
-def _sensitivity(path: Path, plan: Path | None) -> Chart | None:
+def sensitivity_charts(path: Path, plan: Path | None) -> list[Chart]:
+    """Returns the ranking of ``sensitivity.json``, with what ``plan.json`` leaves in float."""
     table = json.loads(path.read_bytes())
     in_points = table["method"] == "map"
     unit = 100 if in_points else 1
@@ -88,7 +67,7 @@ def _sensitivity(path: Path, plan: Path | None) -> Chart | None:
     ]
     label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
     svg = sensitivity_chart(bars, boundary=_boundary(bars), harm_label=label)
-    return _chart("Sensitivity of the operations", _worth(table), svg)
+    return _drawn([_chart("Sensitivity of the operations", _worth(table), svg)])
 
 
 def _worth(table: Mapping[str, Any]) -> str:
@@ -109,17 +88,17 @@ def _float_operations(plan: Mapping[str, Any]) -> set[str]:
     return {item["name"] for item in plan["operations"] if item["precision"] == "float"}
 
 
-def _plan_curve(path: Path) -> Chart | None:
-    """What was measured to choose the plan; nothing where it was given."""
+def plan_charts(path: Path) -> list[Chart]:
+    """Returns what was measured to choose the plan; nothing where it was given."""
     plan = json.loads(path.read_bytes())
     if not plan["curve"]:
-        return None
+        return []
     points = [
         CurvePoint(**{name: point[name] for name in ("num_float", "drop", "low", "high")})
         for point in plan["curve"]
     ]
     svg = plan_curve_chart(points, chosen=len(_float_operations(plan)))
-    return _chart("Operations in float", f"{plan['reason']}.{_latency(plan)}", svg)
+    return _drawn([_chart("Operations in float", f"{plan['reason']}.{_latency(plan)}", svg)])
 
 
 def _latency(plan: Mapping[str, Any]) -> str:
@@ -134,12 +113,17 @@ def _latency(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _training(stage: str, path: Path) -> list[Chart | None]:
-    return [
-        _chart(f"Training: {stage}, {part}", "By epoch.", training_chart(rows, f"{stage}-{part}"))
+def training_charts(step: str, path: Path) -> list[Chart]:
+    """Returns the curves of ``history.json``, a chart for each part of the training."""
+    return _drawn(
+        _chart(f"Training: {step}, {part}", "By epoch.", training_chart(rows, f"{step}-{part}"))
         for part, rows in json.loads(path.read_bytes()).items()
         if len(rows) > 1
-    ]
+    )
+
+
+def _drawn(charts: Iterable[Chart | None]) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
 
 
 def _chart(title: str, caption: str, svg: str | None) -> Chart | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.detector.released.released_package import save_released
-from tests.stages.conftest import Artifacts, Configure, RunStage
+from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 from torch import Tensor
 
 from quantpipe.core.artifact import Artifact
@@ -28,27 +28,29 @@ from quantpipe.detector.families.yolov6.network import fold_batch_norm
 from quantpipe.errors import ArtifactError, ConfigurationError, NumericalError
 from quantpipe.quantization.calibration import collect as calibration
 from quantpipe.quantization.calibration.collect import collect
+from quantpipe.quantization.model_files import CHECKPOINT, SCALES
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.quantization.weight_rounding.codes import codes_of
 from quantpipe.settings.data import open_split
+from quantpipe.stages.artifacts import MODEL
 from quantpipe.stages.calibrate import STAGE
 from quantpipe.stages.calibrate.config import Method, method_of
 from quantpipe.stages.calibrate.statistics import CalibrationImages
 
 
 def test_every_operation_gets_a_range(trained: Checkpoint, calibrated: Artifacts) -> None:
-    cache = load_scales(calibrated["scales"].path)
+    cache = load_scales(calibrated["model"].folder / SCALES)
     assert set(cache.operations()) == set(operation_names(trained.architecture))
-    assert cache.weights_digest == load_checkpoint(calibrated["checkpoint"].path).weights_digest
+    assert cache.weights_digest == load_checkpoint(calibrated["model"].path).weights_digest
     assert cache.preprocessing["image_size"] == 64
 
 
 def test_the_range_of_the_input_is_that_of_the_pixels(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact, context: Context
+    configured: Configure, run_stage: RunStage, float_model: Artifact, context: Context
 ) -> None:
     config = replace(configured("calibrate"), num_images=1, method="max")
-    made = run_stage("calibrate", config, checkpoint=checkpoint)
-    cache = load_scales(made["scales"].path)
+    made = run_stage("calibrate", config, model=float_model)
+    cache = load_scales(made["model"].folder / SCALES)
     (amax,) = cache.scales[f"{cache.operations()[0]}.input"].amax
     (chosen,) = sample(8, 1, context.seed)
     image = open_split(config.data, "train", context).images[chosen]
@@ -56,14 +58,14 @@ def test_the_range_of_the_input_is_that_of_the_pixels(
 
 
 def test_a_percentile_clips_and_max_does_not(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact
+    configured: Configure, run_stage: RunStage, float_model: Artifact
 ) -> None:
     config = configured("calibrate")
     found = {}
     for method in ("max", "percentile"):
         changed = replace(config, percentile=95.0 if method == "percentile" else None)
-        made = run_stage("calibrate", changed, checkpoint=checkpoint)
-        scales = load_scales(made["scales"].path).scales
+        made = run_stage("calibrate", changed, model=float_model)
+        scales = load_scales(made["model"].folder / SCALES).scales
         found[method] = {n: s.amax[0] for n, s in scales.items() if s.kind == "activation"}
     assert all(found["percentile"][n] <= found["max"][n] * (1 + 1e-6) for n in found["max"])
     smaller = sum(found["percentile"][n] < 0.8 * found["max"][n] for n in found["max"])
@@ -71,7 +73,7 @@ def test_a_percentile_clips_and_max_does_not(
 
 
 def test_folding_changes_no_output(trained: Checkpoint, calibrated: Artifacts) -> None:
-    deployed = load_checkpoint(calibrated["checkpoint"].path)
+    deployed = load_checkpoint(calibrated["model"].path)
     assert deployed.form == "deploy"
     assert not any("running_mean" in name for name in deployed.tensors)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -85,19 +87,18 @@ def test_folding_changes_no_output(trained: Checkpoint, calibrated: Artifacts) -
 def test_a_deployed_checkpoint_is_calibrated_as_it_is(
     configured: Configure, run_stage: RunStage, calibrated: Artifacts
 ) -> None:
-    again = run_stage("calibrate", configured("calibrate"), checkpoint=calibrated["checkpoint"])
-    assert again["scales"].sha256 == calibrated["scales"].sha256
-    assert again["checkpoint"].sha256 == calibrated["checkpoint"].sha256
+    again = run_stage("calibrate", configured("calibrate"), model=calibrated["model"])
+    assert again["model"].digests[SCALES] == calibrated["model"].digests[SCALES]
+    assert again["model"].digests[CHECKPOINT] == calibrated["model"].digests[CHECKPOINT]
 
 
 def test_other_classes_are_refused(
     configured: Configure, run_stage: RunStage, trained: Checkpoint, tmp_path: Path
 ) -> None:
-    path = tmp_path / "other.safetensors"
-    save_checkpoint(path, replace(trained, class_names=("cat", "dog")))
-    other = Artifact(kind=STAGE.outputs["checkpoint"].kind, path=path, sha256="")
+    save_checkpoint(tmp_path / CHECKPOINT, replace(trained, class_names=("cat", "dog")))
+    other = artifact_at(tmp_path, MODEL)
     with pytest.raises(ArtifactError, match="knows the classes cat, dog"):
-        run_stage("calibrate", configured("calibrate"), checkpoint=other)
+        run_stage("calibrate", configured("calibrate"), model=other)
 
 
 def test_the_content_is_the_images(configured: Configure, tmp_path: Path) -> None:
@@ -126,12 +127,12 @@ def test_a_method_and_a_percentile_that_contradict_are_refused(
 def test_ranges_come_from_a_calibrated_public_checkpoint(
     configured: Configure,
     run_stage: RunStage,
-    checkpoint: Artifact,
+    float_model: Artifact,
     calibrated: Artifacts,
     tmp_path: Path,
 ) -> None:
     """Our own ranges, written as the toolkit's modules keep them, are read back."""
-    ours = load_scales(calibrated["scales"].path)
+    ours = load_scales(calibrated["model"].folder / SCALES)
     tensors, left_out = {}, "detect.cls_preds.0"
     for scale in ours.scales.values():
         layer = scale.operation
@@ -148,7 +149,7 @@ def test_ranges_come_from_a_calibrated_public_checkpoint(
             tensors[f"{layer}._weight_quantizer._amax"] = amax.reshape(-1, 1, 1, 1)
     path = save_released(tmp_path / "calib.pt", first_generation_of_ranges(tensors))
     config = replace(configured("calibrate"), from_checkpoint=path)
-    read = load_scales(run_stage("calibrate", config, checkpoint=checkpoint)["scales"].path)
+    read = load_scales(run_stage("calibrate", config, model=float_model)["model"].folder / SCALES)
     expected = {n: s for n, s in ours.scales.items() if s.operation != left_out}
     assert set(read.scales) == set(expected)
     for name, scale in expected.items():
@@ -190,19 +191,19 @@ def test_ranges_that_do_not_fit_are_refused(
     match: str,
     configured: Configure,
     run_stage: RunStage,
-    checkpoint: Artifact,
+    float_model: Artifact,
     tmp_path: Path,
 ) -> None:
     path = save_released(tmp_path / "calib.pt", tensors)
     config = replace(configured("calibrate"), from_checkpoint=path)
     with pytest.raises(ArtifactError, match=match):
-        run_stage("calibrate", config, checkpoint=checkpoint)
+        run_stage("calibrate", config, model=float_model)
 
 
 def test_a_sweep_over_percentiles_counts_once(
     configured: Configure,
     run_stage: RunStage,
-    checkpoint: Artifact,
+    float_model: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collected: list[int] = []
@@ -218,24 +219,27 @@ def test_a_sweep_over_percentiles_counts_once(
         config = configured(
             "calibrate", f"calibrate.percentile={percentile}", "calibrate.num_images=3"
         )
-        made = run_stage("calibrate", config, checkpoint=checkpoint)
-        ranges.append(load_scales(made["scales"].path).scales["backbone.stem.conv.input"].amax[0])
+        made = run_stage("calibrate", config, model=float_model)
+        ranges.append(
+            load_scales(made["model"].folder / SCALES).scales["backbone.stem.conv.input"].amax[0]
+        )
     assert len(collected) == 1
     assert ranges == sorted(ranges)
     assert ranges[0] < ranges[-1]
 
 
 def test_auto_takes_the_range_of_some_candidate_for_every_group(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact, calibrated: Artifacts
+    configured: Configure, run_stage: RunStage, float_model: Artifact, calibrated: Artifacts
 ) -> None:
     found = run_stage(
-        "calibrate", configured("calibrate", "calibrate.method=auto"), checkpoint=checkpoint
+        "calibrate", configured("calibrate", "calibrate.method=auto"), model=float_model
     )
-    scales = load_scales(found["scales"].path).scales
+    scales = load_scales(found["model"].folder / SCALES).scales
     largest = load_scales(
-        run_stage(
-            "calibrate", configured("calibrate", "calibrate.method=max"), checkpoint=checkpoint
-        )["scales"].path
+        run_stage("calibrate", configured("calibrate", "calibrate.method=max"), model=float_model)[
+            "model"
+        ].folder
+        / SCALES
     ).scales
     assert set(scales) == set(largest)
     activations = [s for s in scales.values() if s.kind == "activation"]
@@ -253,15 +257,15 @@ def test_auto_takes_the_range_of_some_candidate_for_every_group(
 
 @pytest.mark.parametrize("method", ["max", "auto"])
 def test_resampled_images_give_each_range_an_interval(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact, method: str
+    configured: Configure, run_stage: RunStage, float_model: Artifact, method: str
 ) -> None:
     config = configured("calibrate", f"calibrate.method={method}", "calibrate.bootstrap=4")
-    made = run_stage("calibrate", config, checkpoint=checkpoint)
-    plain = run_stage("calibrate", replace(config, bootstrap=0), checkpoint=checkpoint)
+    made = run_stage("calibrate", config, model=float_model)
+    plain = run_stage("calibrate", replace(config, bootstrap=0), model=float_model)
     assert "ranges" not in plain
-    assert made["scales"].sha256 == plain["scales"].sha256
+    assert made["model"].digests[SCALES] == plain["model"].digests[SCALES]
     document = json.loads(made["ranges"].path.read_text())
-    scales = load_scales(made["scales"].path).scales
+    scales = load_scales(made["model"].folder / SCALES).scales
     ranges = {entry["name"]: entry for entry in document["ranges"]}
     assert set(ranges) == {n for n, s in scales.items() if s.kind == "activation"}
     for name, entry in ranges.items():
@@ -322,16 +326,14 @@ def test_an_image_that_gives_a_nan_is_named(
             yield images * (float("nan") if number == 1 else 1.0)
 
     monkeypatch.setattr("quantpipe.stages.calibrate.statistics.float_batches", damaged)
-    path = tmp_path / "c.safetensors"
     # Other weights than those of the other tests, whose statistics are kept.
     tensors = {
         n: t * (1.001 if t.dtype.is_floating_point else 1) for n, t in trained.tensors.items()
     }
-    save_checkpoint(path, replace(trained, tensors=tensors))
-    artifact = Artifact(kind=STAGE.outputs["checkpoint"].kind, path=path, sha256="")
+    save_checkpoint(tmp_path / CHECKPOINT, replace(trained, tensors=tensors))
     name = re.escape(dataset.images[broken].path.name)
     with pytest.raises(NumericalError, match=f"calibration image {name} gives a NaN .*stem"):
-        run_stage("calibrate", config, checkpoint=artifact)
+        run_stage("calibrate", config, model=artifact_at(tmp_path, MODEL))
 
 
 def test_every_rank_gets_its_rows_of_every_batch(configured: Configure, context: Context) -> None:
@@ -348,7 +350,7 @@ def test_every_rank_gets_its_rows_of_every_batch(configured: Configure, context:
 
 @pytest.mark.slow
 def test_two_ranks_find_the_ranges_of_one(
-    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+    configured: Configure, float_model: Artifact, context: Context, tmp_path: Path
 ) -> None:
     found = []
     for devices in (1, 2):
@@ -364,10 +366,14 @@ def test_two_ranks_find_the_ranges_of_one(
             return folder
 
         config = configured("calibrate", f"trainer.devices={devices}", "calibrate.num_images=5")
-        outputs = {name: tmp_path / f"{devices}-{o.file}" for name, o in STAGE.outputs.items()}
+        (tmp_path / f"run{devices}").mkdir()
+        outputs = {
+            name: tmp_path / f"run{devices}" / output.kind.files[0]
+            for name, output in STAGE.outputs.items()
+        }
         own = replace(context, materialize=materialize)
-        STAGE.run(config, {"checkpoint": checkpoint}, outputs, own)
-        found.append(load_scales(outputs["scales"]).scales)
+        STAGE.run(config, {"model": float_model}, outputs, own)
+        found.append(load_scales(outputs["model"].with_name(SCALES)).scales)
     assert set(found[0]) == set(found[1])
     for name, scale in found[0].items():
         assert found[1][name].amax == pytest.approx(scale.amax, rel=1e-3)
@@ -387,8 +393,8 @@ def deployed(trained: Checkpoint) -> dict[str, Tensor]:
 def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_network(
     trained: Checkpoint, calibrated: Artifacts
 ) -> None:
-    corrections = load_scales(calibrated["scales"].path).bias_corrections
-    tensors = load_checkpoint(calibrated["checkpoint"].path).tensors
+    corrections = load_scales(calibrated["model"].folder / SCALES).bias_corrections
+    tensors = load_checkpoint(calibrated["model"].path).tensors
     assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
     pool = "backbone.ERBlock_5.2.sppf.m"
     assert set(corrections) == set(operation_names(trained.architecture)) - {pool}
@@ -399,33 +405,33 @@ def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_ne
 def test_nothing_changes_where_all_is_off(
     configured: Configure,
     run_stage: RunStage,
-    checkpoint: Artifact,
+    float_model: Artifact,
     trained: Checkpoint,
     calibrated: Artifacts,
 ) -> None:
     config = configured("calibrate", "calibrate.bias_correction=false")
-    made = run_stage("calibrate", config, checkpoint=checkpoint)
-    scales = load_scales(made["scales"].path)
-    assert scales == replace(load_scales(calibrated["scales"].path), bias_corrections={})
-    tensors = load_checkpoint(made["checkpoint"].path).tensors
+    made = run_stage("calibrate", config, model=float_model)
+    scales = load_scales(made["model"].folder / SCALES)
+    assert scales == replace(load_scales(calibrated["model"].folder / SCALES), bias_corrections={})
+    tensors = load_checkpoint(made["model"].path).tensors
     assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
 
 
 def test_better_integers_lie_in_the_weights_that_the_scales_name(
     configured: Configure,
     run_stage: RunStage,
-    checkpoint: Artifact,
+    float_model: Artifact,
     calibrated: Artifacts,
     context: Context,
 ) -> None:
     config = configured("calibrate", "calibrate.weight_rounding=hessian")
-    made = run_stage("calibrate", config, checkpoint=checkpoint)
-    again = run_stage("calibrate", config, checkpoint=checkpoint)
-    assert made["checkpoint"].sha256 == again["checkpoint"].sha256
-    assert made["scales"].sha256 == again["scales"].sha256
-    scales, plain = (load_scales(a["scales"].path) for a in (made, calibrated))
+    made = run_stage("calibrate", config, model=float_model)
+    again = run_stage("calibrate", config, model=float_model)
+    assert made["model"].digests[CHECKPOINT] == again["model"].digests[CHECKPOINT]
+    assert made["model"].digests[SCALES] == again["model"].digests[SCALES]
+    scales, plain = (load_scales(a["model"].folder / SCALES) for a in (made, calibrated))
     assert scales.scales == plain.scales
-    fitted, before = (load_checkpoint(a["checkpoint"].path) for a in (made, calibrated))
+    fitted, before = (load_checkpoint(a["model"].path) for a in (made, calibrated))
     assert scales.weights_digest == fitted.weights_digest != before.weights_digest
     moved = [
         int((codes_of(fitted.tensors[n], s) != codes_of(before.tensors[n], s)).sum())
@@ -436,12 +442,12 @@ def test_better_integers_lie_in_the_weights_that_the_scales_name(
 
 
 def test_what_was_done_is_said(
-    configured: Configure, checkpoint: Artifact, context: Context, tmp_path: Path
+    configured: Configure, float_model: Artifact, context: Context, tmp_path: Path
 ) -> None:
     config = configured("calibrate", "calibrate.weight_rounding=hessian")
-    outputs = {key: tmp_path / output.file for key, output in STAGE.outputs.items()}
-    metrics = STAGE.run(config, {"checkpoint": checkpoint}, outputs, context)
-    scales = load_scales(outputs["scales"])
+    outputs = {key: tmp_path / output.kind.files[0] for key, output in STAGE.outputs.items()}
+    metrics = STAGE.run(config, {"model": float_model}, outputs, context)
+    scales = load_scales(outputs["model"].with_name(SCALES))
     assert metrics["biases_corrected"] == sum(map(len, scales.bias_corrections.values()))
     assert metrics["adjusted_to_images"] == 4
     assert 0 < metrics["weights_rounded_otherwise"] < metrics["num_weights"]

@@ -6,31 +6,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.stages.conftest import Artifacts, Configure, RunStage
+from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
-from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.artifact import Artifact
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.accuracy import ImageDetections
-from quantpipe.files import sha256_file
+from quantpipe.stages.artifacts import ENGINE, GRAPH, MODEL
 from quantpipe.stages.evaluate import STAGE
-from quantpipe.stages.evaluate.config import check_wiring
 from quantpipe.stages.evaluate.run import _agreements
 
-ENGINE, ONNX = ArtifactKind.ENGINE, ArtifactKind.ONNX
 
-
-def test_a_checkpoint_and_an_engine_are_measured_side_by_side(
-    configured: Configure, run_stage: RunStage, exported: Artifacts, calibrated: Artifacts
+def test_a_model_and_an_engine_are_measured_side_by_side(
+    configured: Configure, run_stage: RunStage, exported: Artifacts, float_model: Artifact
 ) -> None:
-    built = run_stage("build_engine", configured("build_engine.fp32"), onnx=exported["onnx"])
+    built = run_stage("build_engine", configured("build_engine.fp32"), graph=exported["graph"])
     made = run_stage(
         "evaluate",
         configured("evaluate", "evaluate.latency_batches=[1,2]"),
-        network=calibrated["checkpoint"],
-        engine=built["engine"],
-        graph_engine=exported["onnx"],
-        network_engine=calibrated["checkpoint"],
+        **{"variants.network": float_model, "variants.engine": built["engine"]},
     )
     network, engine = json.loads(made["metrics"].path.read_text())["variants"]
     assert (network["name"], network["engine"], engine["engine"]) == (
@@ -71,25 +65,17 @@ def test_agreement_is_with_what_the_float_variant_is_confident_of(tmp_path: Path
     assert _agreements({"ptq": found(0.9)}, dataset) == {}
 
 
-def test_the_inputs_must_fit_together() -> None:
-    checkpoint, scales = ArtifactKind.CHECKPOINT, ArtifactKind.SCALES
-    check_wiring(None, {"a": ENGINE, "b": checkpoint, "graph_a": ONNX})
-    check_wiring(None, {"a": ENGINE, "network_a": checkpoint, "scales_a": scales})
-    for kinds, line in (
-        ({"a": ONNX}, "a: is wired to a onnx, not to a checkpoint or engine"),
-        ({"a": ENGINE, "graph_a": ENGINE}, "graph_a: is wired to a engine, not to a onnx"),
-        (
-            {"a": ENGINE, "scales_a": scales},
-            "scales_a: means nothing without the network; wire network_a too",
-        ),
-        (
-            {"half": ENGINE, "graph_hal": ONNX},
-            "graph_hal: there is no variant 'hal'; did you mean 'half'?",
-        ),
-    ):
-        with pytest.raises(ConfigurationError) as caught:
-            check_wiring(None, kinds)
-        assert str(caught.value) == line
+def test_a_calibrated_model_is_measured_as_it_is_simulated(
+    configured: Configure, run_stage: RunStage, calibrated: Artifacts, float_model: Artifact
+) -> None:
+    made = run_stage(
+        "evaluate",
+        configured("evaluate", "evaluate.latency_batches=[1]"),
+        **{"variants.fp32": float_model, "variants.simulated": calibrated["model"]},
+    )
+    floats, simulated = json.loads(made["metrics"].path.read_text())["variants"]
+    assert (floats["precision"], simulated["precision"]) == ("fp32", "int8")
+    assert (simulated["engine"], simulated["parity"]) == ("torch", None)
 
 
 def test_latencies_of_another_processor_are_another_result(
@@ -102,17 +88,16 @@ def test_latencies_of_another_processor_are_another_result(
 
 
 def test_nothing_but_what_can_be_measured_is_taken() -> None:
-    assert STAGE.any_inputs is not None
-    assert ArtifactKind.SENSITIVITY not in STAGE.any_inputs.kinds
+    assert STAGE.inputs["variants"].kinds == {ENGINE, MODEL}
 
 
 def test_an_engine_in_throughput_mode_is_measured_with_several_batches_at_once(
     configured: Configure, run_stage: RunStage, exported: Artifacts
 ) -> None:
     build = configured("build_engine.fp32", "engine.mode=throughput")
-    built = run_stage("build_engine", build, onnx=exported["onnx"])
+    built = run_stage("build_engine", build, graph=exported["graph"])
     config = configured("evaluate", "evaluate.latency_batches=[1,2]", "evaluate.num_queued=3")
-    made = run_stage("evaluate", config, engine=built["engine"])
+    made = run_stage("evaluate", config, **{"variants.engine": built["engine"]})
     (variant,) = json.loads(made["metrics"].path.read_text())["variants"]
     assert set(variant["fps"]) == {"1", "2"}
     assert all(rate > 0 for rate in variant["fps"].values())
@@ -122,14 +107,12 @@ def test_an_engine_in_throughput_mode_is_measured_with_several_batches_at_once(
 def quantized(configured: Configure, run_stage: RunStage, calibrated: Artifacts) -> Artifacts:
     """The graph with Q/DQ."""
     config = configured("export.ptq", "export.opset=20")
-    return run_stage(
-        "export", config, checkpoint=calibrated["checkpoint"], scales=calibrated["scales"]
-    )
+    return run_stage("export", config, model=calibrated["model"])
 
 
-def with_wrong_scale(graph: Path, target: Path, index: int) -> tuple[Artifact, str]:
+def with_wrong_scale(graph: Artifact, folder: Path, index: int) -> tuple[Artifact, str]:
     """The graph with the input of one convolution on a grid 40 times as coarse."""
-    model = onnx.load(graph)
+    model = onnx.load(graph.path)
     makers = {node.output[0]: node for node in model.graph.node}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     wrong = convolutions[index]
@@ -139,22 +122,19 @@ def with_wrong_scale(graph: Path, target: Path, index: int) -> tuple[Artifact, s
     model.graph.initializer.append(own)
     for node in (dequantize, makers[dequantize.input[0]]):
         node.input[1] = "wrong.scale"
-    onnx.save(model, target)
+    onnx.save(model, folder / "model.onnx")
     readers = [node.name for node in model.graph.node if dequantize.output[0] in node.input]
-    return Artifact(kind=ONNX, path=target, sha256=sha256_file(target)), " ".join(readers)
+    return artifact_at(folder, GRAPH, graph.sources), " ".join(readers)
 
 
 def test_an_engine_is_compared_with_its_fake_quantized_network(
     configured: Configure, run_stage: RunStage, quantized: Artifacts, calibrated: Artifacts
 ) -> None:
-    built = run_stage("build_engine", configured("build_engine.ptq"), onnx=quantized["onnx"])
+    built = run_stage("build_engine", configured("build_engine.ptq"), graph=quantized["graph"])
     made = run_stage(
         "evaluate",
         configured("evaluate", "evaluate.latency_batches=[1]"),
-        ptq=built["engine"],
-        graph_ptq=quantized["onnx"],
-        network_ptq=calibrated["checkpoint"],
-        scales_ptq=calibrated["scales"],
+        **{"variants.ptq": built["engine"]},
     )
     (variant,) = json.loads(made["metrics"].path.read_text())["variants"]
     assert variant["parity"]["reference"] == "fake-quantized"
@@ -174,8 +154,8 @@ def test_an_engine_that_computes_something_else_names_the_first_operation(
     calibrated: Artifacts,
     tmp_path: Path,
 ) -> None:
-    wrong, readers = with_wrong_scale(quantized["onnx"].path, tmp_path / "model.onnx", index)
-    built = run_stage("build_engine", configured("build_engine.ptq"), onnx=wrong)
+    wrong, readers = with_wrong_scale(quantized["graph"], tmp_path, index)
+    built = run_stage("build_engine", configured("build_engine.ptq"), graph=wrong)
     # Random weights pass on little of what one convolution computes: a strict limit.
     strict = (
         "evaluate.latency_batches=[1]",
@@ -187,9 +167,6 @@ def test_an_engine_that_computes_something_else_names_the_first_operation(
         run_stage(
             "evaluate",
             configured("evaluate", *strict),
-            ptq=built["engine"],
-            graph_ptq=wrong,
-            network_ptq=calibrated["checkpoint"],
-            scales_ptq=calibrated["scales"],
+            **{"variants.ptq": built["engine"]},
         )
     assert str(caught.value).split("part at '")[1].split("'")[0] in readers.split()

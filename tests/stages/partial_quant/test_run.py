@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stages.conftest import Artifacts, Configure, RunStage
+from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
-from quantpipe.assembly.networks import load
-from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
@@ -18,9 +17,11 @@ from quantpipe.errors import ArtifactError, ConfigurationError, Interrupted
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
 from quantpipe.progress import Silent
+from quantpipe.quantization.model import load_model, save_model
+from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
 from quantpipe.quantization.plans.boundary import most_measurements
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan, load_plan, save_plan
-from quantpipe.quantization.scale_cache import load_scales, save_scales
+from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     SensitivityTable,
@@ -29,6 +30,7 @@ from quantpipe.quantization.sensitivity.table import (
 from quantpipe.quantization.simulation.network import quantize
 from quantpipe.schema import identity
 from quantpipe.settings.data import open_split
+from quantpipe.stages.artifacts import MODEL, SENSITIVITY
 from quantpipe.stages.partial_quant import STAGE
 from quantpipe.stages.partial_quant.accuracy import PlanAccuracy
 
@@ -39,7 +41,7 @@ def table(path: Path, names: Sequence[str], digest: str) -> Artifact:
     save_table(
         path, SensitivityTable(method="output", rows=rows, baseline=None, weights_digest=digest)
     )
-    return Artifact(kind=ArtifactKind.SENSITIVITY, path=path, sha256="")
+    return artifact_at(path.parent, SENSITIVITY)
 
 
 @pytest.fixture
@@ -55,17 +57,15 @@ def test_the_operations_up_to_the_boundary_are_quantized(
     names: list[str],
     tmp_path: Path,
 ) -> None:
-    digest = load_checkpoint(calibrated["checkpoint"].path).weights_digest
-    ranking = table(tmp_path / "table.json", names, digest)
+    digest = load_checkpoint(calibrated["model"].path).weights_digest
+    ranking = table(tmp_path / "sensitivity.json", names, digest)
     config = configured("partial_quant", "partial_quant.quant_boundary=10")
     made = run_stage("partial_quant", config, **calibrated, table=ranking)
-    plan = load_plan(made["plan"].path)
+    plan = load_plan(made["model"].folder / PLAN)
     assert set(plan.quantized) == set(names[:11])
     assert set(plan.float_operations) == set(names[11:])
-    checkpoint = load_checkpoint(made["checkpoint"].path)
-    assert checkpoint.precision_plan == dict(plan.operations)
-    assert checkpoint.weights_digest == digest
-    assert made["scales"].sha256 == calibrated["scales"].sha256
+    assert load_checkpoint(made["model"].path).weights_digest == digest
+    assert made["model"].digests[SCALES] == calibrated["model"].digests[SCALES]
 
 
 def test_a_table_of_other_weights_is_refused_with_both_digests(
@@ -75,8 +75,8 @@ def test_a_table_of_other_weights_is_refused_with_both_digests(
     names: list[str],
     tmp_path: Path,
 ) -> None:
-    digest = load_checkpoint(calibrated["checkpoint"].path).weights_digest
-    ranking = table(tmp_path / "table.json", names, "0" * 64)
+    digest = load_checkpoint(calibrated["model"].path).weights_digest
+    ranking = table(tmp_path / "sensitivity.json", names, "0" * 64)
     with pytest.raises(ArtifactError) as caught:
         run_stage("partial_quant", configured("partial_quant"), **calibrated, table=ranking)
     assert digest[:12] in str(caught.value)
@@ -91,8 +91,8 @@ def test_a_table_of_another_model_names_the_first_difference(
     names: list[str],
     tmp_path: Path,
 ) -> None:
-    digest = load_checkpoint(calibrated["checkpoint"].path).weights_digest
-    ranking = table(tmp_path / "table.json", [*names[1:], "neck.other"], digest)
+    digest = load_checkpoint(calibrated["model"].path).weights_digest
+    ranking = table(tmp_path / "sensitivity.json", [*names[1:], "neck.other"], digest)
     with pytest.raises(ArtifactError, match=r"the first that differs is 'neck\.other'"):
         run_stage("partial_quant", configured("partial_quant"), **calibrated, table=ranking)
 
@@ -104,12 +104,11 @@ def test_scales_of_another_model_are_refused_with_both_digests(
     names: list[str],
     tmp_path: Path,
 ) -> None:
-    whole = load_checkpoint(calibrated["checkpoint"].path)
-    ranking = table(tmp_path / "table.json", names, whole.weights_digest)
-    other = replace(calibrated["scales"], path=tmp_path / "scales.json")
-    scales = load_scales(calibrated["scales"].path)
-    save_scales(other.path, replace(scales, weights_digest="0" * 64))
-    inputs = {"checkpoint": calibrated["checkpoint"], "scales": other, "table": ranking}
+    whole = load_checkpoint(calibrated["model"].path)
+    ranking = table(tmp_path / "sensitivity.json", names, whole.weights_digest)
+    scales = load_scales(calibrated["model"].folder / SCALES)
+    save_model(tmp_path / CHECKPOINT, whole, replace(scales, weights_digest="0" * 64), plan=None)
+    inputs = {"model": artifact_at(tmp_path, MODEL), "table": ranking}
     with pytest.raises(ArtifactError, match=r"these scales belong to weights 000.* not to"):
         run_stage("partial_quant", configured("partial_quant"), **inputs)
 
@@ -141,7 +140,7 @@ def test_a_published_text_ranks_by_the_names_of_either_generation(
         configured("partial_quant", "partial_quant.quant_boundary=10"), table_file=path
     )
     made = run_stage("partial_quant", config, **calibrated)
-    assert set(load_plan(made["plan"].path).quantized) == set(names[:11])
+    assert set(load_plan(made["model"].folder / PLAN).quantized) == set(names[:11])
     path.write_text("\n".join(lines[1:]))
     with pytest.raises(ArtifactError, match=rf"ranks 58 operations, .* '{names[0]}'"):
         run_stage("partial_quant", config, **calibrated)
@@ -177,8 +176,8 @@ class MadeUp:
 
 @pytest.fixture
 def ranked(calibrated: Artifacts, names: list[str], tmp_path: Path) -> Artifacts:
-    digest = load_checkpoint(calibrated["checkpoint"].path).weights_digest
-    return {**calibrated, "table": table(tmp_path / "table.json", names, digest)}
+    digest = load_checkpoint(calibrated["model"].path).weights_digest
+    return {**calibrated, "table": table(tmp_path / "sensitivity.json", names, digest)}
 
 
 class Notes(Silent):
@@ -204,7 +203,9 @@ class Bench:
     progress: Notes
 
     def run(self, config: Any, inputs: Artifacts) -> PrecisionPlan:
-        outputs = {name: self.folder / output.file for name, output in STAGE.outputs.items()}
+        outputs = {
+            name: self.folder / output.kind.files[0] for name, output in STAGE.outputs.items()
+        }
         context = replace(
             self.context,
             step="partial_quant",
@@ -212,9 +213,8 @@ class Bench:
             progress_folder=self.folder / "progress",
         )
         metrics = STAGE.run(config, inputs, outputs, context)
-        plan = load_plan(outputs["plan"])
+        plan = load_plan(outputs["model"].with_name(PLAN))
         assert metrics["float_operations"] == list(plan.float_operations)
-        assert load_checkpoint(outputs["checkpoint"]).precision_plan == dict(plan.operations)
         return plan
 
 
@@ -316,9 +316,7 @@ def test_images_and_engine_name_the_result_only_where_they_are_used(
 
 @pytest.fixture(scope="session")
 def accuracy(configured: Configure, context: Context, calibrated: Artifacts) -> PlanAccuracy:
-    loaded = load(
-        calibrated["checkpoint"].path, scales=calibrated["scales"].path, plan=None, device="cpu"
-    )
+    loaded = load_model(calibrated["model"].path, "cpu")
     return PlanAccuracy(
         loaded=loaded,
         dataset=open_split(configured("partial_quant").data, "val", context),

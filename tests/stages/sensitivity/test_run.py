@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.stages.conftest import Artifacts, Configure, RunStage
+from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
@@ -15,8 +16,10 @@ from quantpipe.detector.checkpoint import Checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.progress import Silent
+from quantpipe.quantization.model_files import CHECKPOINT, SCALES
 from quantpipe.quantization.sensitivity.table import load_table
 from quantpipe.schema import identity
+from quantpipe.stages.artifacts import MODEL
 from quantpipe.stages.sensitivity import STAGE
 
 
@@ -67,7 +70,7 @@ def test_the_stage_says_how_sure_the_ranking_is(
         def note(self, text: str) -> None:
             notes.append(text)
 
-    outputs = {name: tmp_path / output.file for name, output in STAGE.outputs.items()}
+    outputs = {name: tmp_path / output.kind.files[0] for name, output in STAGE.outputs.items()}
     config = configured("sensitivity", f"sensitivity.num_images={num_images}")
     metrics = STAGE.run(config, calibrated, outputs, dataclasses.replace(context, progress=Notes()))
     table = json.loads(outputs["table"].read_bytes())
@@ -107,11 +110,17 @@ def test_the_number_of_processes_is_no_part_of_the_result(configured: Configure)
 
 
 def test_scales_of_other_weights_are_refused(
-    configured: Configure, run_stage: RunStage, calibrated: Artifacts, checkpoint: Artifact
+    configured: Configure,
+    run_stage: RunStage,
+    calibrated: Artifacts,
+    float_model: Artifact,
+    tmp_path: Path,
 ) -> None:
+    shutil.copyfile(float_model.path, tmp_path / CHECKPOINT)
+    shutil.copyfile(calibrated["model"].folder / SCALES, tmp_path / SCALES)
     config = configured("sensitivity", "sensitivity.method=output")
-    with pytest.raises(ArtifactError):
-        run_stage("sensitivity", config, checkpoint=checkpoint, scales=calibrated["scales"])
+    with pytest.raises(ArtifactError, match="these scales belong to weights"):
+        run_stage("sensitivity", config, model=artifact_at(tmp_path, MODEL))
 
 
 @pytest.mark.slow

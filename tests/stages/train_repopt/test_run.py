@@ -49,12 +49,12 @@ def test_the_number_of_workers_changes_no_result(configured: Configure) -> None:
 
 
 def test_a_checkpoint_that_is_given_is_taken_as_it_is(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact
+    configured: Configure, run_stage: RunStage, float_model: Artifact
 ) -> None:
-    config = replace(configured("train_repopt"), checkpoint=checkpoint.path)
+    config = replace(configured("train_repopt"), checkpoint=float_model.path)
     made = run_stage("train_repopt", config)
-    assert set(made) == {"checkpoint"}
-    assert made["checkpoint"].sha256 == checkpoint.sha256
+    assert set(made) == {"model"}
+    assert made["model"].digests == float_model.digests
 
 
 def test_a_checkpoint_of_other_classes_or_another_model_is_refused(
@@ -71,10 +71,10 @@ def test_a_checkpoint_of_other_classes_or_another_model_is_refused(
 
 
 def test_a_damaged_checkpoint_is_refused(
-    configured: Configure, run_stage: RunStage, checkpoint: Artifact, tmp_path: Path
+    configured: Configure, run_stage: RunStage, float_model: Artifact, tmp_path: Path
 ) -> None:
     path = tmp_path / "given.safetensors"
-    content = bytearray(checkpoint.path.read_bytes())
+    content = bytearray(float_model.path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError):
@@ -90,8 +90,8 @@ def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
     path = save_released(tmp_path / "public.pt", first_generation(halved), ema=None)
     config = replace(configured("train_repopt"), checkpoint=path, write_state_dict=True)
     made = run_stage("train_repopt", config)
-    assert set(made) == {"checkpoint", "state_dict"}
-    read = load_checkpoint(made["checkpoint"].path)
+    assert set(made) == {"model", "state_dict"}
+    read = load_checkpoint(made["model"].path)
     assert read.class_names == trained.class_names
     plain = torch.load(made["state_dict"].path, weights_only=True)
     for tensors in (read.tensors, plain):

@@ -61,9 +61,8 @@ def _check_calibration_cache() -> None:
     if version is not None and not version.implicit_quantization:
         raise ConfigurationError(
             f"{version} takes ranges from Q/DQ nodes only, implicit quantization is gone since 11",
-            path="calibration_cache",
-            hint="leave it out and wire a graph with Q/DQ (as pipelines=ptq does), "
-            "or install TensorRT 10",
+            path="ranges",
+            hint="set ranges=qdq (as pipelines=ptq does), or install TensorRT 10",
         )
 
 

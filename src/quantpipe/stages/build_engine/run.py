@@ -8,30 +8,28 @@ from quantpipe.engines.registry import build_engine, load_engine
 from quantpipe.engines.source import typed_source
 from quantpipe.engines.tensorrt.calibration_cache import ranges_beside
 from quantpipe.graph.onnx_file import input_size, read_onnx
-from quantpipe.stages.build_engine.config import (
-    CALIBRATION_CACHE,
-    BuildEngineConfig,
-)
+from quantpipe.quantization.model_files import CALIBRATION_CACHE
+from quantpipe.stages.artifacts import HALF_GRAPH
+from quantpipe.stages.build_engine.config import BuildEngineConfig
 
 
 def run(config: BuildEngineConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Builds, loads what was built, and says what its layers run in."""
     name = config.engine.name
-    source = inputs["onnx"].path
-    cache = inputs.get(CALIBRATION_CACHE)
+    source = inputs["graph"].path
+    cache = inputs["graph"].file(CALIBRATION_CACHE)
     settings = BuildSettings(
         engine=config.engine,
         precision=config.precision,
         image_size=input_size(source, read_onnx(source).model),
     )
     beside = BuildInputs(
-        calibration_cache=None if cache is None else ranges_beside(source, cache.path),
+        calibration_cache=None if cache is None else ranges_beside(source, cache),
         memo=context.memo,
         note=context.progress.note,
     )
-    source = typed_source(
-        settings, source, outputs["half_onnx"], calibration_cache=cache is not None
-    )
+    half = outputs["engine"].with_name(HALF_GRAPH)
+    source = typed_source(settings, source, half, calibration_cache=cache is not None)
     context.progress.status(f"building with {name}")
     build_engine(source, outputs["engine"], settings, beside)
     built = load_engine(name, outputs["engine"])

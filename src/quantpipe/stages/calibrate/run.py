@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from quantpipe.assembly.networks import require_classes, with_weights
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
+from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
 from quantpipe.quantization.calibration.bootstrap import (
     Solve,
@@ -21,8 +20,9 @@ from quantpipe.quantization.calibration.bootstrap import (
 )
 from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_amax
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.model import require_classes, save_model, with_weights
 from quantpipe.quantization.operations import Operation, find_operations
-from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache, save_scales
+from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate.config import CalibrateConfig, method_of
@@ -37,7 +37,7 @@ from quantpipe.stages.calibrate.statistics import (
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Folds BatchNorm, collects ranges, fits to INT8, writes checkpoint and scales."""
-    source = inputs["checkpoint"].path
+    source = inputs["model"].path
     trained = load_checkpoint(source)
     dataset = open_split(config.data, config.split, context)
     require_classes(trained, dataset.class_names, source)
@@ -80,9 +80,8 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         context=context,
     )
     checkpoint = with_weights(checkpoint, fitted.network)
-    save_checkpoint(outputs["checkpoint"], checkpoint)
     cache = replace(fitted.scales, weights_digest=checkpoint.weights_digest)
-    save_scales(outputs["scales"], cache)
+    save_model(outputs["model"], checkpoint, cache, plan=None)
     return {
         "num_images": len(chosen),
         "num_operations": len(amax),
@@ -127,7 +126,6 @@ def _activation_ranges(
     outputs: Outputs,
     context: Context,
 ) -> dict[str, float]:
-
     method = method_of(config)
     if config.implementation == "pytorch_quantization":
         assert method != "auto"
@@ -174,7 +172,6 @@ def _report_intervals(
     path: Path,
     context: Context,
 ) -> None:
-
     intervals = bootstrap_ranges(
         amax,
         solve,

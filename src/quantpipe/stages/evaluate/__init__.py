@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.stage import Input, Output, Stage, imported
-from quantpipe.stages.evaluate.config import (
-    COMPANIONS,
-    MEASURABLE,
-    EvaluateConfig,
-    check,
-    check_wiring,
-    content,
-)
+from quantpipe.stages.artifacts import ENGINE, EXAMPLES, METRICS, MODEL
+from quantpipe.stages.evaluate.config import VARIANTS, EvaluateConfig, check, content
 
 STAGE = Stage(
     name="evaluate",
-    version=3,
+    version=4,
     config_type=EvaluateConfig,
-    companion_prefixes=tuple(COMPANIONS),
-    any_inputs=Input(kinds=MEASURABLE | frozenset(COMPANIONS.values())),
-    outputs={
-        "metrics": Output(kind=ArtifactKind.METRICS, file="metrics.json"),
-        "examples": Output(kind=ArtifactKind.EXAMPLES, file="examples.json"),
-    },
+    # What an engine was built from is what it is compared with.
+    inputs={VARIANTS: Input(kinds=frozenset({ENGINE, MODEL}), many=True, lineage=True)},
+    outputs={"metrics": Output(kind=METRICS), "examples": Output(kind=EXAMPLES)},
     run=imported("quantpipe.stages.evaluate.run"),
     check=check,
-    check_wiring=check_wiring,
     content=content,
 )

@@ -8,28 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from quantpipe.core.artifact import ArtifactKind
-from quantpipe.errors import ConfigurationError, nearest
 from quantpipe.schema import Between, Count, Fraction, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, check_data, data_content
 from quantpipe.versions import installed_versions
 
-GRAPH, NETWORK, SCALES, PLAN = "graph_", "network_", "scales_", "plan_"
-
+VARIANTS = "variants"
+"""The input that takes an engine, or a model, for every variant."""
 
 REFERENCE = "fp32"
-
-
-MEASURABLE = frozenset({ArtifactKind.ENGINE, ArtifactKind.CHECKPOINT})
-
-
-# What may be wired beside a variant: its graph, and the network it came from.
-COMPANIONS: Mapping[str, ArtifactKind] = {
-    GRAPH: ArtifactKind.ONNX,
-    NETWORK: ArtifactKind.CHECKPOINT,
-    SCALES: ArtifactKind.SCALES,
-    PLAN: ArtifactKind.PLAN,
-}
+"""The variant whose confident detections the others are held against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,33 +62,6 @@ class EvaluateConfig:
     num_queued: Annotated[int, Between(1)]
     parity: ParitySettings
     num_examples: Annotated[int, Between(0, 50)]
-
-
-def check_wiring(
-    config: object,  # noqa: ARG001
-    kinds: Mapping[str, ArtifactKind],
-) -> None:
-    """Refuses a wrong kind, and what stands beside no variant or beside no network."""
-    variants = {name for name in kinds if companion(name) is None}
-    for name, kind in kinds.items():
-        prefix = companion(name)
-        wanted = MEASURABLE if prefix is None else {COMPANIONS[prefix]}
-        if kind not in wanted:
-            names = " or ".join(sorted(wanted))
-            raise ConfigurationError(f"is wired to a {kind}, not to a {names}", path=name)
-        variant = name.removeprefix(prefix or "")
-        if variant not in variants:
-            hint = nearest(variant, variants)
-            raise ConfigurationError(f"there is no variant {variant!r}", path=name, hint=hint)
-        if prefix in (SCALES, PLAN) and NETWORK + variant not in kinds:
-            raise ConfigurationError(
-                "means nothing without the network", path=name, hint=f"wire {NETWORK}{variant} too"
-            )
-
-
-def companion(name: str) -> str | None:
-    """The prefix of an input that stands beside a variant."""
-    return next((prefix for prefix in COMPANIONS if name.startswith(prefix)), None)
 
 
 def check(config: EvaluateConfig) -> None:

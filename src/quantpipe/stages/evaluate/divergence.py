@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantpipe.assembly.networks import Loaded
 from quantpipe.engines.contract import BuildSettings
 from quantpipe.engines.registry import build_engine, load_engine
 from quantpipe.engines.source import typed_source
@@ -21,6 +20,7 @@ from quantpipe.evaluation.network import predict_with
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.graph.bisection import first_diverged, graph_until
 from quantpipe.graph.operations import operation_producers
+from quantpipe.quantization.model import Model
 
 # Of the mean of what an operation computes: what rounding may do to it, by the engine's arithmetic.
 _FLOOR = {"fp32": 1e-3, "half": 0.03}
@@ -29,7 +29,7 @@ _FLOOR = {"fp32": 1e-3, "half": 0.03}
 def diverged_operation(
     settings: BuildSettings[Any],
     graph: Path,
-    loaded: Loaded,
+    loaded: Model,
     images: NDArray[np.float32],
     *,
     int8_limit: float,
@@ -70,7 +70,7 @@ class _Comparison:
         self,
         settings: BuildSettings[Any],
         model: onnx.ModelProto,
-        loaded: Loaded,
+        loaded: Model,
         images: NDArray[np.float32],
         int8_limit: float,
         folder: Path,

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.assembly.networks import Loaded
 from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
@@ -31,6 +30,7 @@ from quantpipe.evaluation.accuracy import (
 from quantpipe.evaluation.network import predictor
 from quantpipe.export.verify import Parity, averaged, box_extent, compare
 from quantpipe.progress import Progress
+from quantpipe.quantization.model import Model
 from quantpipe.stages.evaluate.config import ParitySettings
 from quantpipe.stages.evaluate.variants import OpenVariant
 
@@ -76,7 +76,7 @@ class MeasuredParity:
 
 def measure_parity(
     variant: OpenVariant,
-    loaded: Loaded,
+    loaded: Model,
     found: Sequence[ImageDetections],
     dataset: DetectionDataset,
     settings: ParitySettings,
@@ -164,7 +164,7 @@ def _map_delta(
 class _Both:
     """The network, which compares what it predicts with the engine's as images come by."""
 
-    def __init__(self, variant: OpenVariant, loaded: Loaded, device: str):
+    def __init__(self, variant: OpenVariant, loaded: Model, device: str):
         self._engine, self._detects = variant.predict, variant.detects
         self._network = predictor(loaded.quantized, device)
         self._original = None if loaded.scales is None else predictor(loaded.network, device)

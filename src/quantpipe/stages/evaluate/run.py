@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantpipe.assembly.networks import Loaded, deployed, load
-from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import float_batches
 from quantpipe.data.dataset import DetectionDataset
@@ -16,42 +14,36 @@ from quantpipe.data.images import read_image
 from quantpipe.engines.benchmark import Latency
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import read_header
-from quantpipe.errors import ConfigurationError, DataError, QuantpipeError
+from quantpipe.errors import DataError, QuantpipeError
 from quantpipe.evaluation.accuracy import ImageDetections, Suppression, agreement
 from quantpipe.evaluation.coco_map import MapResult
 from quantpipe.evaluation.dataset import measure
 from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
+from quantpipe.quantization.model import Model, deployed, load_model
 from quantpipe.report.pictures import detection_picture
 from quantpipe.settings.data import open_split
-from quantpipe.stages.evaluate.config import (
-    COMPANIONS,
-    GRAPH,
-    REFERENCE,
-    SCALES,
-    EvaluateConfig,
-    companion,
-)
+from quantpipe.stages.evaluate.config import REFERENCE, VARIANTS, EvaluateConfig
 from quantpipe.stages.evaluate.divergence import diverged_operation
 from quantpipe.stages.evaluate.parity import measure_parity, require_parity
 from quantpipe.stages.evaluate.speed import Speed
-from quantpipe.stages.evaluate.variants import OpenVariant, opened
+from quantpipe.stages.evaluate.variants import BuiltFrom, OpenVariant, opened
 
 
 def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
-    """Measures every variant, and compares it with the network it came from where that is wired."""
+    """Measures every variant, and compares each engine with the network it came from."""
     dataset = open_split(config.data, "val", context)
-    artifacts = {name: artifact for name, artifact in inputs.items() if companion(name) is None}
+    artifacts = {name.removeprefix(f"{VARIANTS}."): found for name, found in inputs.items()}
     with opened(artifacts, context) as variants:
         accuracy = {n: _accuracy(config, v, dataset, context) for n, v in variants.items()}
         parity = {
-            name: _parity(config, variant, inputs, accuracy[name][1], dataset, context)
+            name: _parity(config, variant, accuracy[name][1], dataset, context)
             for name, variant in variants.items()
         }
         speed = Speed(config.latency_batches, config.num_runs, context.seed, context.progress)
         latency = speed.latency(variants, num_warmup=config.num_warmup)
         fps = speed.throughput(variants, num_queued=config.num_queued)
-        reasons = {name: _fallbacks(v, _path(inputs, GRAPH + name)) for name, v in variants.items()}
+        reasons = {name: _fallbacks(variant) for name, variant in variants.items()}
     detections = {name: found for name, (_, found) in accuracy.items()}
     agreements = _agreements(detections, dataset)
     measured = [
@@ -72,7 +64,6 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
 def _accuracy(
     config: EvaluateConfig, variant: OpenVariant, dataset: DetectionDataset, context: Context
 ) -> tuple[MapResult, list[ImageDetections]]:
-
     return measure(
         variant.predict,
         dataset,
@@ -85,7 +76,6 @@ def _accuracy(
 
 
 def _suppression(config: EvaluateConfig) -> Suppression:
-
     return Suppression(
         confidence=config.confidence,
         iou=config.iou,
@@ -116,25 +106,18 @@ def _agreements(
 def _parity(
     config: EvaluateConfig,
     variant: OpenVariant,
-    inputs: Inputs,
     found: Sequence[ImageDetections],
     dataset: DetectionDataset,
     context: Context,
 ) -> dict[str, Any] | None:
-    """The variant beside the network it came from; None where that is not wired."""
-    graph, network, scales, plan = (_path(inputs, prefix + variant.name) for prefix in COMPANIONS)
-    if network is None:
+    """The engine beside the network it came from; None where a network itself was measured."""
+    if variant.built_from is None:
         return None
-    if variant.precision == "int8" and scales is None:
-        raise ConfigurationError(
-            "an INT8 engine is compared with a fake-quantized network",
-            path=f"{context.step}.inputs.{SCALES}{variant.name}",
-            hint="wire its scales",
-        )
-    loaded = deployed(load(network, scales=scales, plan=plan, device=context.device))
+    quantized = variant.precision == "int8"
+    model = deployed(load_model(variant.built_from.model, context.device, quantized=quantized))
     measured = measure_parity(
         variant,
-        loaded,
+        model,
         found,
         dataset,
         config.parity,
@@ -145,31 +128,27 @@ def _parity(
         description=f"{context.step}: network of {variant.name}",
     )
     if measured.fault is not None:
-        diverged = _parted_at(config, inputs[variant.name], graph, loaded, dataset, context)
+        diverged = _diverged_at(config, variant.built_from, model, dataset, context)
         require_parity(variant.name, measured, diverged)
     return measured.as_json()
 
 
-def _parted_at(
+def _diverged_at(
     config: EvaluateConfig,
-    engine: Artifact,
-    graph: Path | None,
-    loaded: Loaded,
+    built_from: BuiltFrom,
+    model: Model,
     dataset: DetectionDataset,
     context: Context,
 ) -> str | None:
-
-    if graph is None or engine.kind is not ArtifactKind.ENGINE:
-        return None
     context.progress.note(f"{context.step}: looking for the first operation that differs")
-    size = loaded.checkpoint.image_size
+    size = model.checkpoint.image_size
     (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
     try:
         with tempfile.TemporaryDirectory() as folder:
             return diverged_operation(
-                read_header(engine.path).settings,
-                graph,
-                loaded,
+                read_header(built_from.engine).settings,
+                built_from.graph,
+                model,
                 images.numpy(),
                 int8_limit=config.parity.int8_limit,
                 folder=Path(folder),
@@ -179,15 +158,12 @@ def _parted_at(
         return None
 
 
-def _path(inputs: Inputs, name: str) -> Path | None:
-    return inputs[name].path if name in inputs else None
-
-
-def _fallbacks(variant: OpenVariant, graph: Path | None) -> list[dict[str, str]]:
-    """The float layers of an INT8 engine and why, as far as its graph is known."""
-    if graph is None or variant.precision != "int8":
+def _fallbacks(variant: OpenVariant) -> list[dict[str, str]]:
+    """The float layers of an INT8 engine, and why."""
+    if variant.built_from is None or variant.precision != "int8":
         return []
-    return [vars(found) for found in fallbacks(variant.engine, variant.layers, read_graph(graph))]
+    graph = read_graph(variant.built_from.graph)
+    return [vars(found) for found in fallbacks(variant.engine, variant.layers, graph)]
 
 
 def _measurement(

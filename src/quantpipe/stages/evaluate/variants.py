@@ -1,19 +1,30 @@
-"""What ``evaluate`` compares: engines and checkpoints, opened behind one function."""
+"""What ``evaluate`` compares: engines and models, opened behind one function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
 from quantpipe.engines.contract import EngineLayer, Images, Predictions, float_layers
 from quantpipe.engines.engine_file import network_bytes
 from quantpipe.engines.registry import load_engine, read_header
 from quantpipe.evaluation.accuracy import Predictor
 from quantpipe.evaluation.network import predictor
+from quantpipe.quantization.model import load_model
+from quantpipe.stages.artifacts import ENGINE, MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltFrom:
+    """The files of an engine, of the graph that it was built from, and of the model of that."""
+
+    engine: Path
+    graph: Path
+    model: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,7 @@ class OpenVariant:
         layers: Those of an engine.
         num_float_layers: Layers of an INT8 engine that could run in INT8 and do not.
         run_all: Computes several batches at once; None where one at a time is all it was built for.
+        built_from: Where an engine comes from; None for a network.
     """
 
     name: str
@@ -45,11 +57,12 @@ class OpenVariant:
     layers: Sequence[EngineLayer]
     num_float_layers: int | None
     run_all: Callable[[Iterable[Images]], list[Predictions]] | None
+    built_from: BuiltFrom | None
 
 
 @contextmanager
 def opened(artifacts: Mapping[str, Artifact], context: Context) -> Iterator[dict[str, OpenVariant]]:
-    """Opens every engine and checkpoint, and closes the engines again.
+    """Opens every engine and model, and closes the engines again.
 
     Raises:
         ArtifactError: A file is damaged.
@@ -57,7 +70,7 @@ def opened(artifacts: Mapping[str, Artifact], context: Context) -> Iterator[dict
     """
     with ExitStack() as stack:
         yield {
-            name: _OPENERS[artifact.kind](name, artifact, context, stack)
+            name: _OPENERS[artifact.kind.name](name, artifact, context, stack)
             for name, artifact in artifacts.items()
         }
 
@@ -85,33 +98,39 @@ def _open_engine(
         layers=layers,
         num_float_layers=len(float_layers(layers)) if settings.precision == "int8" else None,
         run_all=engine.run_all if settings.engine.mode == "throughput" else None,
+        built_from=_lineage(artifact),
     )
 
 
-def _open_checkpoint(
+def _lineage(engine: Artifact) -> BuiltFrom:
+    graph = engine.sources["graph"]
+    return BuiltFrom(engine=engine.path, graph=graph.path, model=graph.sources["model"].path)
+
+
+def _open_model(
     name: str,
     artifact: Artifact,
     context: Context,
     stack: ExitStack,  # noqa: ARG001
 ) -> OpenVariant:
-    checkpoint = load_checkpoint(artifact.path)
-    network = restore_detector(checkpoint).to(context.device)
+    model = load_model(artifact.path, context.device)
     return OpenVariant(
         name=name,
-        predict=predictor(network, context.device),
-        precision="fp32",
+        predict=predictor(model.quantized, context.device),
+        precision="fp32" if model.scales is None else "int8",
         float_precision="fp32",
         engine="torch",
-        image_size=checkpoint.image_size,
+        image_size=model.checkpoint.image_size,
         mib=artifact.path.stat().st_size / 2**20,
         detects=False,
         layers=(),
         num_float_layers=None,
         run_all=None,
+        built_from=None,
     )
 
 
-_OPENERS: Mapping[ArtifactKind, Callable[[str, Artifact, Context, ExitStack], OpenVariant]] = {
-    ArtifactKind.ENGINE: _open_engine,
-    ArtifactKind.CHECKPOINT: _open_checkpoint,
+_OPENERS: Mapping[str, Callable[[str, Artifact, Context, ExitStack], OpenVariant]] = {
+    ENGINE.name: _open_engine,
+    MODEL.name: _open_model,
 }

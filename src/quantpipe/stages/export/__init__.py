@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from quantpipe.core.artifact import ArtifactKind
-from quantpipe.core.stage import Output, Stage, imported, may_take, takes
+from quantpipe.core.stage import Output, PerVariant, Stage, imported, takes
+from quantpipe.stages.artifacts import GRAPH, MODEL
 from quantpipe.stages.export.config import ExportConfig, check, content
 
 STAGE = Stage(
     name="export",
-    version=2,
+    version=3,
     config_type=ExportConfig,
-    inputs={
-        "checkpoint": takes(ArtifactKind.CHECKPOINT),
-        "scales": may_take(ArtifactKind.SCALES),
-        "plan": may_take(ArtifactKind.PLAN),
-    },
-    outputs={
-        "onnx": Output(kind=ArtifactKind.ONNX, file="model.onnx"),
-        "calibration_cache": Output(
-            kind=ArtifactKind.CALIBRATION_CACHE, file="calibration.cache", required=False
-        ),
-    },
+    inputs={"model": takes(MODEL)},
+    outputs={"graph": Output(kind=GRAPH)},
     run=imported("quantpipe.stages.export.run"),
     check=check,
     content=content,
+    per_variant=PerVariant(
+        input="model",
+        output="graph",
+        settings=lambda row: {"quantized": row["precision"] == "int8"},
+    ),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from quantpipe.engines.registry import engine_spec
+from quantpipe.engines.registry import engine_spec, require_calibration_cache
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import Between, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import DataSettings, check_data, data_content
@@ -56,6 +56,8 @@ class SuppressionSettings:
 class ExportConfig:
     """Settings of the stage; see ``conf/stage/export.yaml``."""
 
+    quantized: bool
+    ranges: Literal["qdq", "calibration_cache"]
     target: EngineName
     batch: Literal["dynamic"] | Annotated[int, Between(1, 1024)]
     engine_batches: Annotated[tuple[int, ...], Between(1, 1024), ExecutionOnly()]
@@ -86,8 +88,10 @@ class ExportConfig:
 
 
 def check(config: ExportConfig) -> None:
-    """Finds a missing data set, and an opset that the engine's library does not parse."""
+    """Finds missing data, and what the engine's library does not read."""
     check_data(config.data)
+    if config.quantized and config.ranges == "calibration_cache":
+        require_calibration_cache(config.target)
     _require_scales(resolved_opset(config.opset, config.target), half=config.half)
 
 

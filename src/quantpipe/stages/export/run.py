@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from quantpipe.assembly.networks import Loaded, deployed, load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.engines.registry import engine_spec
@@ -21,6 +20,10 @@ from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.nms import NmsSettings
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
+from quantpipe.quantization.model import Model, deployed, load_model, without_ranges
+from quantpipe.quantization.model_files import CALIBRATION_CACHE
+from quantpipe.quantization.precision_plan import PrecisionPlan
+from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.settings.data import open_split
 from quantpipe.settings.engine import resolved_opset
 from quantpipe.stages.export.config import (
@@ -31,48 +34,51 @@ from quantpipe.stages.export.suppression import append_verified_nms
 
 def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Traces the folded network, places Q/DQ, simplifies, and verifies before it is published."""
-    loaded = deployed(load_inputs(inputs, "cpu"))
-    path = outputs["onnx"]
+    given = inputs["model"].path
+    model = deployed(load_model(given, "cpu", quantized=config.quantized))
+    scales = model.require_scales() if config.quantized else None
+    path = outputs["graph"]
     export_float(
-        loaded.network,
+        model.network,
         path,
-        image_size=loaded.checkpoint.image_size,
+        image_size=model.checkpoint.image_size,
         batch=config.batch,
         opset=resolved_opset(config.opset, config.target),
     )
     traced = read_graph(path)
-    spec = engine_spec(config.target)
-    if loaded.scales is not None and spec.calibration_cache is not None:
-        _write_calibration_cache(traced, loaded, outputs["calibration_cache"])
+    if scales is not None and config.ranges == "calibration_cache":
+        _write_calibration_cache(traced, scales, model.plan, path.with_name(CALIBRATION_CACHE))
+        model = without_ranges(model)
     edited = engine_graph(
         traced,
-        loaded.scales,
-        loaded.plan,
-        placement=spec.placement,
+        model.scales,
+        model.plan,
+        placement=engine_spec(config.target).placement,
         half=config.half,
         simplified=config.simplify,
     )
     write_graph(path, edited)
-    images = _images(config, loaded, context)
-    parity = _verify(config, path, loaded, images)
+    images = _images(config, model, context)
+    parity = _verify(config, path, model, images)
     metrics: dict[str, Any] = {"parity": vars(parity)}
     if config.nms != "none":
-        metrics["detections"] = _append_nms(config, path, loaded, images)
+        metrics["detections"] = _append_nms(config, path, model, images)
     return {**metrics, "mib": path.stat().st_size / 2**20}
 
 
-def _write_calibration_cache(graph: Any, loaded: Loaded, path: Path) -> None:
+def _write_calibration_cache(
+    graph: Any, scales: ScaleCache, plan: PrecisionPlan | None, path: Path
+) -> None:
     """The ranges as TensorRT 10 and older take them beside a float graph.
 
     Such a graph has no place for bias corrections: they are in the one with Q/DQ alone.
     """
-    assert loaded.scales is not None
-    ranges = activation_ranges(graph, loaded.scales, loaded.plan)
+    ranges = activation_ranges(graph, scales, plan)
     cache = CalibrationCache(version=8601, algorithm="EntropyCalibration2", amax=ranges)
     write_calibration_cache(path, cache)
 
 
-def _images(config: ExportConfig, loaded: Loaded, context: Context) -> Any:
+def _images(config: ExportConfig, model: Model, context: Context) -> Any:
     """Images of the validation split, (B, 3, S, S), to verify the graph on."""
     dataset = open_split(config.data, "val", context)
     count = config.batch if isinstance(config.batch, int) else config.verify_images
@@ -82,32 +88,31 @@ def _images(config: ExportConfig, loaded: Loaded, context: Context) -> Any:
     (images,) = float_batches(
         dataset,
         chosen,
-        image_size=loaded.checkpoint.image_size,
+        image_size=model.checkpoint.image_size,
         batch_size=count,
         device="cpu",
     )
     return images.numpy()
 
 
-def _append_nms(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> int:
+def _append_nms(config: ExportConfig, path: Path, model: Model, images: Any) -> int:
     """Lets a verified graph suppress, as the rest of the pipeline would: how much it then finds.
 
     It comes after everything that edits the graph: suppression is in float32, without Q/DQ.
     """
     assert config.nms != "none"
     settings = NmsSettings(**vars(config.suppression))
-    names = loaded.checkpoint.class_names
+    names = model.checkpoint.class_names
     return append_verified_nms(path, settings, names, config.nms, images)
 
 
-def _verify(config: ExportConfig, path: Path, loaded: Loaded, images: Any) -> Any:
-
-    reference = predictor(loaded.network, "cpu")
-    if loaded.scales is None:
+def _verify(config: ExportConfig, path: Path, model: Model, images: Any) -> Any:
+    reference = predictor(model.network, "cpu")
+    if model.scales is None:
         limits = config.tolerance.half if config.half else config.tolerance.fp32
         return verify_against(reference, path, images, Tolerance(**vars(limits)))
     return verify_quantized(
-        predictor(loaded.quantized, "cpu"),
+        predictor(model.quantized, "cpu"),
         reference,
         path,
         images,

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from quantpipe.assembly.networks import Loaded, quantized_as
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
@@ -25,6 +24,7 @@ from quantpipe.evaluation.resampling import (
     matched_detections,
 )
 from quantpipe.progress import stop_if_asked
+from quantpipe.quantization.model import Model, quantized_as
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 
 
@@ -40,7 +40,7 @@ class PlanAccuracy:
         context: Seed, device and progress.
     """
 
-    loaded: Loaded
+    loaded: Model
     dataset: DetectionDataset
     batch_size: int
     num_resamples: int

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from quantpipe.assembly.networks import Loaded
 from quantpipe.core.stage import Context
 from quantpipe.engines.benchmark import measure_latency
 from quantpipe.engines.contract import BuildInputs, BuildSettings, Engine, Precision
@@ -22,6 +21,7 @@ from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.graph.operations import operation_aliases, operation_readers, result_sizes
+from quantpipe.quantization.model import Model
 from quantpipe.quantization.plans.latency_model import (
     EngineTimes,
     LatencyModel,
@@ -49,7 +49,7 @@ class PlanTimer:
         context: Seed and progress.
     """
 
-    loaded: Loaded
+    loaded: Model
     engine: EngineSettings
     batch_size: int
     num_warmup: int

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
-
-from quantpipe.assembly.networks import Loaded, load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
-from quantpipe.detector.checkpoint import save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.detector.released.tensors import our_names
 from quantpipe.errors import ConfigurationError
+from quantpipe.quantization.model import Model, load_model, save_model
 from quantpipe.quantization.precision_plan import (
     PrecisionPlan,
     load_plan,
     plan_from_boundary,
-    save_plan,
 )
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
@@ -35,14 +30,11 @@ from quantpipe.stages.partial_quant.search import Budget, search_plan
 
 def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Writes the plan, the checkpoint that carries it, and its scales."""
-    loaded = load_inputs(inputs, context.device)
-    plan = _plan(config, inputs, loaded, context)
+    model = load_model(inputs["model"].path, context.device)
+    scales = model.require_scales()
+    plan = _plan(config, inputs, model, context)
     context.progress.note(f"{context.step}: {plan.reason}")
-    save_plan(outputs["plan"], plan)
-    save_checkpoint(
-        outputs["checkpoint"], replace(loaded.checkpoint, precision_plan=dict(plan.operations))
-    )
-    shutil.copyfile(inputs["scales"].path, outputs["scales"])
+    save_model(outputs["model"], model.checkpoint, scales, plan)
     return {
         "quant_boundary": config.quant_boundary,
         "float_operations": list(plan.float_operations),
@@ -52,37 +44,35 @@ def run(config: PartialQuantConfig, inputs: Inputs, outputs: Outputs, context: C
 
 
 def _plan(
-    config: PartialQuantConfig, inputs: Inputs, loaded: Loaded, context: Context
+    config: PartialQuantConfig, inputs: Inputs, model: Model, context: Context
 ) -> PrecisionPlan:
-
     if config.plan_file is not None:
         plan = load_plan(config.plan_file)
-        names = operation_names(loaded.checkpoint.architecture)
+        names = operation_names(model.checkpoint.architecture)
         plan.require_operations(names, path=config.plan_file)
         return plan
-    table = _table(config, inputs, loaded)
+    table = _table(config, inputs, model)
     if config.quant_boundary != "auto":
         return plan_from_boundary(table, config.quant_boundary)
-    return _searched(config, table, loaded, context)
+    return _searched(config, table, model, context)
 
 
 def _searched(
-    config: PartialQuantConfig, table: SensitivityTable, loaded: Loaded, context: Context
+    config: PartialQuantConfig, table: SensitivityTable, model: Model, context: Context
 ) -> PrecisionPlan:
-
     dataset = open_split(config.data, config.split, context)
     if config.num_images is not None:
         chosen = sample(len(dataset.images), config.num_images, context.seed)
         dataset = dataset.subset(chosen)
     accuracy = PlanAccuracy(
-        loaded=loaded,
+        loaded=model,
         dataset=dataset,
         batch_size=config.batch_size,
         num_resamples=config.num_resamples,
         context=context,
     )
     timer = PlanTimer(
-        loaded=loaded,
+        loaded=model,
         engine=config.engine,
         folder=context.progress_folder / "latency",
         context=context,
@@ -97,9 +87,9 @@ def _searched(
     return search_plan(table, budget, accuracy, timer if config.by_latency else None)
 
 
-def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> SensitivityTable:
+def _table(config: PartialQuantConfig, inputs: Inputs, model: Model) -> SensitivityTable:
     """The ranking of the wired step, or of a published text file, which names no weights."""
-    operations = operation_names(loaded.checkpoint.architecture)
+    operations = operation_names(model.checkpoint.architecture)
     if config.table_file is not None:
         table = read_released_text(config.table_file).renamed(our_names(operations))
         table.require_operations(operations, path=config.table_file)
@@ -112,6 +102,6 @@ def _table(config: PartialQuantConfig, inputs: Inputs, loaded: Loaded) -> Sensit
         )
     source = inputs["table"].path
     table = load_table(source)
-    table.require_weights(loaded.checkpoint.weights_digest, path=source)
+    table.require_weights(model.checkpoint.weights_digest, path=source)
     table.require_operations(operations, path=source)
     return table

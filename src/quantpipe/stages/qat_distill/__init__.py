@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.stage import Output, Stage, imported, may_take, takes
+from quantpipe.stages.artifacts import HISTORY, MODEL
 from quantpipe.stages.qat_distill.config import QatDistillConfig, check, content
 
 STAGE = Stage(
     name="qat_distill",
-    version=2,
+    version=3,
     config_type=QatDistillConfig,
-    inputs={
-        "checkpoint": takes(ArtifactKind.CHECKPOINT),
-        "scales": takes(ArtifactKind.SCALES),
-        "plan": may_take(ArtifactKind.PLAN),
-        "teacher": takes(ArtifactKind.CHECKPOINT),
-    },
-    outputs={
-        "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
-        "scales": Output(kind=ArtifactKind.SCALES, file="scales.json"),
-        "history": Output(kind=ArtifactKind.HISTORY, file="history.json"),
-    },
+    # Without a teacher of its own the student is taught by the float model it was calibrated from.
+    inputs={"model": takes(MODEL, lineage=True), "teacher": may_take(MODEL)},
+    outputs={"model": Output(kind=MODEL), "history": Output(kind=HISTORY)},
     run=imported("quantpipe.stages.qat_distill.run"),
     check=check,
     content=content,
+    charts=imported("quantpipe.stages.qat_distill.charts", "charts"),
 )

@@ -7,20 +7,28 @@ with its weights. The teacher is the float checkpoint; it does not change.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from quantpipe.assembly.networks import Loaded, load_inputs, require_classes, with_weights
+from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.detector.checkpoint import (
-    Checkpoint,
     load_checkpoint,
     restore_detector,
-    save_checkpoint,
 )
 from quantpipe.detector.families.yolov6.network import fold_batch_norm
+from quantpipe.errors import ConfigurationError
 from quantpipe.files import write_json
-from quantpipe.quantization.scale_cache import save_scales
+from quantpipe.quantization import model_files
+from quantpipe.quantization.model import (
+    Model,
+    load_model,
+    require_classes,
+    save_model,
+    with_weights,
+)
 from quantpipe.quantization.shared_ranges import concat_groups
 from quantpipe.quantization.simulation.network import quantize_to_train, without_ranges
 from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
@@ -36,24 +44,23 @@ from quantpipe.training.loop import TrainResult
 
 def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
     """Trains the fake-quantized student and writes its weights and ranges."""
-    loaded = load_inputs(inputs, context.device)
-    assert loaded.scales is not None
-    teacher = load_checkpoint(inputs["teacher"].path)
-    student = _student(config, loaded)
-    result = _fit(config, student, loaded, teacher, inputs, context)
+    model = load_model(inputs["model"].path, context.device)
+    scales = model.require_scales()
+    teacher = _teacher(inputs, context)
+    student = _student(config, model)
+    result = _fit(config, student, model, teacher, context)
 
     selected = result.selected(config.select)
     student.load_state_dict(selected.weights)
-    network = loaded.network
+    network = model.network
     network.load_state_dict(without_ranges(selected.weights))
     trained = with_weights(
-        loaded.checkpoint,
+        model.checkpoint,
         network,
         provenance=context.provenance(epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
-    save_checkpoint(outputs["checkpoint"], trained)
-    scales = scales_after_training(loaded.scales, student, weights_digest=trained.weights_digest)
-    save_scales(outputs["scales"], scales)
+    trained_scales = scales_after_training(scales, student, weights_digest=trained.weights_digest)
+    save_model(outputs["model"], trained, trained_scales, model.plan)
     write_json(outputs["history"], {"qat": result.history})
     return {
         "map": selected.score,
@@ -63,51 +70,66 @@ def run(config: QatDistillConfig, inputs: Inputs, outputs: Outputs, context: Con
     }
 
 
-def _student(config: QatDistillConfig, loaded: Loaded) -> nn.Module:
+def _teacher(inputs: Inputs, context: Context) -> Path:
+    """The checkpoint that teaches: the one wired, or the float one that the model came from."""
+    found: Artifact | None = inputs.get("teacher")
+    if found is not None:
+        return found.path
+    found = inputs["model"]
+    while found is not None and found.file(model_files.SCALES) is not None:
+        found = found.sources.get("model")
+    if found is None:
+        raise ConfigurationError(
+            "the model does not say which float one it came from",
+            path=f"{context.step}.inputs.teacher",
+            hint="wire one, as teacher: train_repopt",
+        )
+    return found.path
+
+
+def _student(config: QatDistillConfig, model: Model) -> nn.Module:
     """The network that is deployed, with its INT8 simulated and its ranges as configured."""
-    assert loaded.scales is not None
     numbers = config.range_training
     rules: dict[str, RangeRule] = {
         "fixed": Fixed(),
         "learned": Learned(lr_factor=numbers.lr_factor),
         "ema": Averaged(decay=numbers.decay, frozen_fraction=numbers.frozen_fraction),
     }
-    size = loaded.checkpoint.image_size
-    example = torch.zeros(1, 3, size, size, device=next(loaded.network.parameters()).device)
+    size = model.checkpoint.image_size
+    example = torch.zeros(1, 3, size, size, device=next(model.network.parameters()).device)
     return quantize_to_train(
-        loaded.network,
-        loaded.scales,
-        loaded.plan,
+        model.network,
+        model.require_scales(),
+        model.plan,
         rule=rules[config.ranges],
-        groups=concat_groups(loaded.network, example),
+        groups=concat_groups(model.network, example),
     )
 
 
 def _fit(
     config: QatDistillConfig,
     student: nn.Module,
-    loaded: Loaded,
-    teacher: Checkpoint,
-    inputs: Inputs,
+    model: Model,
+    teacher: Path,
     context: Context,
 ) -> TrainResult:
-
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
-    require_classes(loaded.checkpoint, dataset.class_names, inputs["checkpoint"].path)
-    require_classes(teacher, dataset.class_names, inputs["teacher"].path)
+    require_classes(model.checkpoint, dataset.class_names, model.path)
+    require_classes(load_checkpoint(teacher), dataset.class_names, teacher)
     job = TrainingJob(
         detector=student,
         recipe=recipe(config, config.box_loss),
         dataset=dataset,
-        image_size=loaded.checkpoint.image_size,
+        image_size=model.checkpoint.image_size,
         augmentation=config.augmentation,
         seed=context.seed,
         device=context.device,
         execution=execution(config, context.device),
         masks=None,
         distillation=Distillation(
-            teacher=fold_batch_norm(restore_detector(teacher)), settings=vars(config.distillation)
+            teacher=fold_batch_norm(restore_detector(load_checkpoint(teacher))),
+            settings=vars(config.distillation),
         ),
         progress_folder=context.progress_folder,
         description=context.step,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.stage import Output, Stage, imported, takes
+from quantpipe.stages.artifacts import MODEL, SENSITIVITY, SENSITIVITY_TEXT
 from quantpipe.stages.sensitivity.config import SensitivityConfig, check, content
 
 STAGE = Stage(
     name="sensitivity",
-    version=2,
+    version=3,
     config_type=SensitivityConfig,
-    inputs={
-        "checkpoint": takes(ArtifactKind.CHECKPOINT),
-        "scales": takes(ArtifactKind.SCALES),
-    },
+    inputs={"model": takes(MODEL)},
     outputs={
-        "table": Output(kind=ArtifactKind.SENSITIVITY, file="sensitivity.json"),
-        "text": Output(kind=ArtifactKind.SENSITIVITY_TEXT, file="sensitivity.txt", required=False),
+        "table": Output(kind=SENSITIVITY),
+        "text": Output(kind=SENSITIVITY_TEXT, required=False),
     },
     run=imported("quantpipe.stages.sensitivity.run"),
     check=check,
     content=content,
+    charts=imported("quantpipe.stages.sensitivity.charts", "charts"),
 )

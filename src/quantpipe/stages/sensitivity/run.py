@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from quantpipe.assembly.networks import load_inputs
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.quantization.model import load_model
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
@@ -41,17 +41,15 @@ def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 
 def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
-
-    loaded = load_inputs(inputs, "cpu")
-    assert loaded.scales is not None
-    size = loaded.checkpoint.image_size
+    model = load_model(inputs["model"].path, "cpu")
+    size = model.checkpoint.image_size
     dataset = open_split(config.data, config.split, context)
     job = RankingJob(
         method=config.method,
         direction=config.direction,
-        network=loaded.network,
-        scales=loaded.scales,
-        operations=find_operations(loaded.network, torch.zeros(1, 3, size, size)),
+        network=model.network,
+        scales=model.require_scales(),
+        operations=find_operations(model.network, torch.zeros(1, 3, size, size)),
         dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
         image_size=size,
         batch_size=config.batch_size,

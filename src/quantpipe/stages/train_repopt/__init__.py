@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantpipe.core.artifact import ArtifactKind
 from quantpipe.core.stage import Output, Stage, imported
+from quantpipe.stages.artifacts import HISTORY, MODEL, REP_SCALES, STATE_DICT
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig, check, content
 
 STAGE = Stage(
@@ -11,14 +11,13 @@ STAGE = Stage(
     version=1,
     config_type=TrainRepoptConfig,
     outputs={
-        "checkpoint": Output(kind=ArtifactKind.CHECKPOINT, file="checkpoint.safetensors"),
-        "rep_scales": Output(
-            kind=ArtifactKind.REP_SCALES, file="rep_scales.safetensors", required=False
-        ),
-        "history": Output(kind=ArtifactKind.HISTORY, file="history.json", required=False),
-        "state_dict": Output(kind=ArtifactKind.STATE_DICT, file="state_dict.pt", required=False),
+        "model": Output(kind=MODEL),
+        "rep_scales": Output(kind=REP_SCALES, required=False),
+        "history": Output(kind=HISTORY, required=False),
+        "state_dict": Output(kind=STATE_DICT, required=False),
     },
     run=imported("quantpipe.stages.train_repopt.run"),
     check=check,
     content=content,
+    charts=imported("quantpipe.stages.train_repopt.charts", "charts"),
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantpipe.assembly.networks import require_classes
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -27,6 +26,7 @@ from quantpipe.detector.released.archive import is_archive
 from quantpipe.detector.released.checkpoint import read_released_checkpoint, write_state_dict
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
+from quantpipe.quantization.model import require_classes
 from quantpipe.settings.data import open_split
 from quantpipe.settings.model import architecture
 from quantpipe.settings.training import execution, log_folder, recipe
@@ -43,17 +43,16 @@ def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Co
     else:
         metrics = _train(config, outputs, context)
     if config.write_state_dict:
-        write_state_dict(outputs["state_dict"], load_checkpoint(outputs["checkpoint"]).tensors)
+        write_state_dict(outputs["state_dict"], load_checkpoint(outputs["model"]).tensors)
     return metrics
 
 
 def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Context) -> Metrics:
-
     names = open_split(config.data, "val", context).class_names
     wanted = architecture(config.model, num_classes=len(names))
     if is_archive(given):
         released = read_released_checkpoint(given, wanted, names, config.model.image_size)
-        save_checkpoint(outputs["checkpoint"], released)
+        save_checkpoint(outputs["model"], released)
         return {"trained": False, "released": True}
     checkpoint = load_checkpoint(given)
     require_classes(checkpoint, names, given)
@@ -69,12 +68,11 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
             path=given,
             hint=f"set model.image_size={checkpoint.image_size}",
         )
-    shutil.copyfile(given, outputs["checkpoint"])
+    shutil.copyfile(given, outputs["model"])
     return {"trained": False}
 
 
 def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
-
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     _note_counts(dataset, context)
@@ -93,7 +91,7 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
         precision_plan=None,
         provenance=context.provenance(epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
-    save_checkpoint(outputs["checkpoint"], checkpoint)
+    save_checkpoint(outputs["model"], checkpoint)
     write_json(outputs["history"], {"search": start.search_history, "train": result.history})
     return {
         "trained": True,

@@ -1,1 +1,0 @@
-"""What several stages put together in the same way from the domain packages."""

@@ -1,0 +1,140 @@
+"""A model from its files: weights, and where it has them ranges and a plan; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from quantpipe.detector.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_detector,
+    save_checkpoint,
+)
+from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.errors import ArtifactError
+from quantpipe.quantization import model_files
+from quantpipe.quantization.precision_plan import PrecisionPlan, load_plan, save_plan
+from quantpipe.quantization.scale_cache import ScaleCache, load_scales, save_scales
+from quantpipe.quantization.simulation.network import quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A checkpoint, its network, and where there are scales the network that they quantize.
+
+    Attributes:
+        path: Of the checkpoint; the other files lie beside it.
+        checkpoint: As it stands in the file.
+        network: Float, in evaluation mode.
+        scales: None for a float model.
+        plan: None where every operation with a range is quantized.
+        quantized: Fake-quantized copy of ``network``; the network itself for a float model.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    network: Detector
+    scales: ScaleCache | None
+    plan: PrecisionPlan | None
+    quantized: nn.Module
+
+    def require_scales(self) -> ScaleCache:
+        """The ranges.
+
+        Raises:
+            ArtifactError: The model has none.
+        """
+        if self.scales is None:
+            raise ArtifactError(
+                "is a float model without ranges", path=self.path, hint="take one of calibrate"
+            )
+        return self.scales
+
+
+def load_model(path: Path, device: str, *, quantized: bool = True) -> Model:
+    """Loads the checkpoint at ``path``, and the scales and the plan that lie beside it.
+
+    ``quantized=False`` leaves those two alone: the float model.
+
+    Raises:
+        ArtifactError: A file is damaged, or the scales are of other weights.
+    """
+    checkpoint = load_checkpoint(path)
+    network = restore_detector(checkpoint).to(device)
+    scales, plan = path.with_name(model_files.SCALES), path.with_name(model_files.PLAN)
+    if not (quantized and scales.exists()):
+        return Model(
+            path=path,
+            checkpoint=checkpoint,
+            network=network,
+            scales=None,
+            plan=None,
+            quantized=network,
+        )
+    cache = load_scales(scales)
+    cache.require_weights(checkpoint.weights_digest, path=scales)
+    precision = load_plan(plan) if plan.exists() else None
+    if precision is not None:
+        precision.require_operations(operation_names(checkpoint.architecture), path=plan)
+    return Model(
+        path=path,
+        checkpoint=checkpoint,
+        network=network,
+        scales=cache,
+        plan=precision,
+        quantized=quantize(network, cache, precision),
+    )
+
+
+def save_model(
+    path: Path, checkpoint: Checkpoint, scales: ScaleCache, plan: PrecisionPlan | None
+) -> None:
+    """Writes a quantized model: its checkpoint at ``path``, scales and plan beside it."""
+    save_checkpoint(path, checkpoint)
+    save_scales(path.with_name(model_files.SCALES), scales)
+    if plan is not None:
+        save_plan(path.with_name(model_files.PLAN), plan)
+
+
+def deployed(model: Model) -> Model:
+    """The same with BatchNorm folded, as scales are only ever made for: the float baseline."""
+    if model.checkpoint.form == "deploy":
+        return model
+    network = fold_batch_norm(model.network)
+    return replace(model, network=network, quantized=network)
+
+
+def without_ranges(model: Model) -> Model:
+    """The float model."""
+    return replace(model, scales=None, plan=None, quantized=model.network)
+
+
+def quantized_as(model: Model, plan: PrecisionPlan) -> nn.Module:
+    """A copy of the float network with the operations of a plan fake-quantized."""
+    return quantize(model.network, model.require_scales(), plan)
+
+
+def with_weights(checkpoint: Checkpoint, network: nn.Module, **changes: object) -> Checkpoint:
+    """The checkpoint with the weights of ``network``, on the CPU."""
+    tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
+    return replace(checkpoint, tensors=tensors, **changes)  # type: ignore[arg-type]
+
+
+def require_classes(checkpoint: Checkpoint, class_names: Sequence[str], path: Path) -> None:
+    """Refuses a checkpoint of other classes than the data set's.
+
+    Raises:
+        ArtifactError: Names both.
+    """
+    if tuple(checkpoint.class_names) != tuple(class_names):
+        raise ArtifactError(
+            f"the checkpoint knows the classes {', '.join(checkpoint.class_names)}, "
+            f"the data set {', '.join(class_names)}",
+            path=path,
+            hint="choose a checkpoint trained on these classes, or train without checkpoint=",
+        )
