@@ -170,7 +170,7 @@ def _row(subject: Subject, mixed: bool, num_workers: int, rounds: int) -> Row:
     size = subject.settings.batch_size
     return Row(
         form=subject.form,
-        precision="bf16" if mixed else "float32",
+        precision="bf16" if mixed else "fp32",
         num_workers=num_workers,
         data=data / size * MILLI,
         bare=alone / size * MILLI,

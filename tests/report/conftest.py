@@ -2,8 +2,8 @@
 
 import pytest
 
+from quantpipe.engines.benchmark import Latency
 from quantpipe.report.summary import (
-    Latency,
     Measurement,
     Parity,
     RunInfo,
@@ -14,7 +14,7 @@ from quantpipe.report.summary import (
 
 
 def _latency(median: float) -> Latency:
-    return Latency(p50=median, p95=1.1 * median, p99=1.2 * median)
+    return Latency(fastest=0.9 * median, p50=median, p95=1.1 * median, p99=1.2 * median)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def measurements() -> list[Measurement]:
     return [
         Measurement(
             name="fp32",
-            precision="float32",
+            precision="fp32",
             engine="tensorrt",
             image_size=640,
             map=0.431,
@@ -54,7 +54,7 @@ def measurements() -> list[Measurement]:
         ),
         Measurement(
             name="half",
-            precision="float16",
+            precision="half",
             engine="tensorrt",
             image_size=640,
             map=0.4305,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from quantpipe.engines.benchmark import Latency
+from quantpipe.engines.contract import Fallback
 from quantpipe.errors import ArtifactError
 from quantpipe.report.summary import (
-    Fallback,
-    Latency,
     Measurement,
     RunInfo,
     StageTime,
@@ -35,7 +35,7 @@ def test_schema_is_the_documented_one(summary: Summary) -> None:
     qat = summary["variants"][2]
     assert list(qat)[:14] == documented
     assert list(qat["latency_ms"]) == list(qat["fps"]) == ["b1", "b32"]
-    assert list(qat["latency_ms"]["b1"]) == ["p50", "p95", "p99"]
+    assert list(qat["latency_ms"]["b1"]) == ["fastest", "p50", "p95", "p99"]
     assert qat["parity"] is not None
     assert qat["parity"]["max_abs"] == 0.5
     assert summary["stages"][0] == {"step": "train_repopt", "seconds": 60.0, "reused": True}
@@ -67,7 +67,7 @@ def test_drop_prefers_the_baseline_of_the_same_engine(
 def test_throughput_follows_from_latency_where_it_was_not_measured(
     run_info: RunInfo, measurements: list[Measurement]
 ) -> None:
-    latency = Latency(p50=50.0, p95=60.0, p99=70.0)
+    latency = Latency(fastest=40.0, p50=50.0, p95=60.0, p99=70.0)
     measured = dataclasses.replace(measurements[2], latency={1: latency, 8: latency}, fps={8: 170})
     summary = build_summary(run_info, [measured], [])
     assert summary["variants"][0]["fps"] == {"b1": 20.0, "b8": 170}

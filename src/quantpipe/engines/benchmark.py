@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from quantpipe.progress import Progress
 _NANOSECONDS_PER_MILLISECOND = 1e6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latency:
+class Latency(TypedDict):
     """How long one run takes, in milliseconds.
 
     ``fastest`` is what it takes when nothing else disturbs it, which is what two engines are
@@ -25,8 +24,6 @@ class Latency:
     p50: float
     p95: float
     p99: float
-    mean: float
-    num_runs: int
 
 
 def measure_latency(
@@ -107,11 +104,9 @@ def _timed(
 def _summary(nanoseconds: list[int]) -> Latency:
     values = np.asarray(nanoseconds, dtype=np.float64) / _NANOSECONDS_PER_MILLISECOND
     p50, p95, p99 = np.percentile(values, [50, 95, 99])
-    return Latency(
-        fastest=float(values.min()),
-        p50=float(p50),
-        p95=float(p95),
-        p99=float(p99),
-        mean=float(values.mean()),
-        num_runs=len(nanoseconds),
-    )
+    return {
+        "fastest": float(values.min()),
+        "p50": float(p50),
+        "p95": float(p95),
+        "p99": float(p99),
+    }

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
 
-from quantpipe.engines.contract import EngineLayer, QuantizedNode, float_layers
+from quantpipe.engines.contract import EngineLayer, Fallback, QuantizedNode, float_layers
 from quantpipe.engines.profile import names_within
 from quantpipe.engines.registry import engine_spec
 
@@ -15,17 +14,7 @@ UNPLANNED = "its graph has no Q/DQ pair here: the plan leaves it in float"
 UNKNOWN = "no operation of its graph is called so"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fallback:
-    """A layer that could run in INT8 and does not, and why."""
-
-    layer: str
-    reason: str
-
-
-def fallbacks(
-    engine: str, layers: Sequence[EngineLayer], model: onnx.ModelProto
-) -> tuple[Fallback, ...]:
+def fallbacks(engine: str, layers: Sequence[EngineLayer], model: onnx.ModelProto) -> list[Fallback]:
     """Returns the float layers of an INT8 engine with what the graph and the library tell of each.
 
     Args:
@@ -34,10 +23,10 @@ def fallbacks(
         model: The graph with Q/DQ that it was built from.
     """
     graph = _Graph(model)
-    return tuple(
-        Fallback(layer=layer.name, reason=_reason(engine, layer, graph))
+    return [
+        {"layer": layer.name, "reason": _reason(engine, layer, graph)}
         for layer in float_layers(layers)
-    )
+    ]
 
 
 class _Graph:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Union
 
+from quantpipe.engines.benchmark import Latency
+from quantpipe.engines.contract import Fallback
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
 
@@ -36,14 +38,6 @@ class RunInfo(TypedDict):
     versions: dict[str, str]  # of quantpipe and the libraries it used
 
 
-class Latency(TypedDict):
-    """Percentiles of the time of one call, in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-
 class Parity(TypedDict):
     """How far a variant on its engine is from the network that it came from.
 
@@ -61,13 +55,6 @@ class Parity(TypedDict):
     score_mean_abs: float | None
     agreement: float | None
     map_delta: float | None
-
-
-class Fallback(TypedDict):
-    """A layer of an INT8 engine that runs in float, and why."""
-
-    layer: str
-    reason: str
 
 
 class Variant(TypedDict):

@@ -68,6 +68,22 @@ def test_an_engine_computes_what_its_graph_does(
 
 
 @KINDS
+def test_height_comes_before_width(tiny: Any, backend: Any, kind: str, tmp_path: Path) -> None:
+    size = (20, 52)
+    onnx.save(tiny.model(image_size=size), tmp_path / "wide.onnx")
+    made, ort = backend(kind)
+    made.build(tmp_path / "wide.onnx", tmp_path / "e", image_size=size)
+    engine = made.load(tmp_path / "e")
+    assert engine.run(tiny.images(5, size)).shape == (5, 20 * 52 // 4, 6)
+    assert len(engine.layers()) == len(tiny.model().graph.node)
+    told = ort.sessions[0].orders[PROVIDERS[kind].name]
+    shapes = {value for key, value in told.items() if key.endswith("shapes")}
+    assert shapes == (
+        set() if kind == "onnxruntime_cuda" else {"images:1x3x20x52", "images:4x3x20x52"}
+    )
+
+
+@KINDS
 def test_detections_come_as_predictions(tiny: Any, backend: Any, kind: str, tmp_path: Path) -> None:
     settings = NmsSettings(confidence=2.0, iou=0.5, max_detections=9)
     path = tmp_path / "nms.onnx"

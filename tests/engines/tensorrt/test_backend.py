@@ -137,6 +137,15 @@ def test_each_batch_size_gets_its_own_profile(tiny: Any, fake: Any, source: Any)
     assert _told(trt, "profile") == [{"images": [[n, 3, 32, 32]] * 3} for n in (1, 4)]
 
 
+def test_height_comes_before_width(tiny: Any, fake: Any, tmp_path: Path) -> None:
+    size = (20, 52)
+    onnx.save(tiny.model(opset=17, image_size=size), tmp_path / "wide.onnx")
+    source = read_onnx_source(tmp_path / "wide.onnx", image_size=size, batch_sizes=(2,))
+    trt = fake(NEW)
+    build_plan(trt, source, tiny.settings("tensorrt", image_size=size, batch_sizes=[2]))
+    assert _told(trt, "profile") == [{"images": [[2, 3, 20, 52]] * 3}]
+
+
 @pytest.mark.parametrize(
     ("version", "number", "flags"), [(OLD, 8601, 1), (MIDDLE, 100300, 0), (TYPED, 101601, 0)]
 )

@@ -12,6 +12,7 @@ from quantpipe.data.batches import float_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
 from quantpipe.engines.benchmark import Latency
+from quantpipe.engines.contract import Fallback
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import read_header
 from quantpipe.errors import DataError, QuantpipeError
@@ -158,12 +159,11 @@ def _diverged_at(
         return None
 
 
-def _fallbacks(variant: OpenVariant) -> list[dict[str, str]]:
+def _fallbacks(variant: OpenVariant) -> list[Fallback]:
     """The float layers of an INT8 engine, and why."""
     if variant.built_from is None or variant.precision != "int8":
         return []
-    graph = read_graph(variant.built_from.graph)
-    return [vars(found) for found in fallbacks(variant.engine, variant.layers, graph)]
+    return fallbacks(variant.engine, variant.layers, read_graph(variant.built_from.graph))
 
 
 def _measurement(
@@ -177,10 +177,7 @@ def _measurement(
         "map": accuracy.map,
         "map50": accuracy.map50,
         "per_class": dict(accuracy.per_class),
-        "latency": {
-            str(batch): {"p50": times.p50, "p95": times.p95, "p99": times.p99}
-            for batch, times in latency.items()
-        },
+        "latency": {str(batch): times for batch, times in latency.items()},
         "size_mb": variant.mib,
         "float_layers": variant.num_float_layers,
     }
