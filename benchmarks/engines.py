@@ -242,7 +242,7 @@ class Graphs:
 
 
 def openvino_run(model: Any, batch: int, image_size: int) -> Run:
-    """A model compiled as our engines are: for latency, with what stays float in float32."""
+    """A model compiled as our engines are: for latency, with what stays float in fp32."""
     model.reshape([batch, 3, image_size, image_size])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     request = ov.Core().compile_model(model, "CPU", hints).create_infer_request()
