@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
-from quantpipe.engines.contract import float_layers
 from quantpipe.engines.engine_file import read_engine_file, write_engine_file
 from quantpipe.engines.profile import operation_times
 from quantpipe.engines.registry import ENGINES, build_engine, load_engine
@@ -76,15 +72,6 @@ def test_batches_that_run_at_once_keep_their_places(
     engine.close()
 
 
-def test_openvino_takes_the_streams_it_is_given(tiny: Any, float_onnx: Path) -> None:
-    path = _built(tiny, "openvino", float_onnx, mode="throughput", num_threads=2, num_streams=2)
-    content = read_engine_file(path, ENGINES["openvino"])
-    told = content.header.settings.engine
-    assert (told.mode, told.num_streams) == ("throughput", 2)
-    engine: Any = load_engine("openvino", path)
-    assert {n.get_property("NUM_STREAMS") for n in engine._networks.values()} == {2}
-
-
 @BOTH
 def test_a_result_is_the_callers_own(tiny: Any, name: str, float_onnx: Path) -> None:
     engine = load_engine(name, _built(tiny, name, float_onnx))
@@ -101,38 +88,6 @@ def test_int8_computes_what_the_pairs_say(tiny: Any, name: str, int8_onnx: Path)
     expected = tiny.reference(tiny.model(quantized=True), images)
     float_error = np.abs(expected - tiny.reference(tiny.model(), images)).mean()
     assert np.abs(engine.run(images) - expected).mean() < 0.1 * float_error
-
-
-def test_openvino_layers_tell_the_precision(tiny: Any, float_onnx: Path, int8_onnx: Path) -> None:
-    def precisions(path: Path, **changes: Any) -> Any:
-        layers = load_engine("openvino", _built(tiny, "openvino", path, **changes)).layers()
-        return Counter(layer.precision for layer in layers if layer.quantizable), layers
-
-    found, layers = precisions(int8_onnx, precision="int8")
-    assert found == {"int8": 2}
-    assert not float_layers(layers)
-    found, layers = precisions(float_onnx)
-    assert found == {"fp32": 2}
-    assert len(float_layers(layers)) == 2
-    assert any("stem" in layer.name for layer in layers)
-
-
-def test_openvino_half_is_bf16_where_the_processor_has_it(tiny: Any, float_onnx: Path) -> None:
-    engine = load_engine("openvino", _built(tiny, "openvino", float_onnx, precision="half"))
-    images = tiny.images(2)
-    expected = tiny.reference(tiny.model(), images)
-    error = np.abs(engine.run(images) - expected).max() / np.abs(expected).max()
-    kinds = {layer.precision for layer in engine.layers() if layer.quantizable}
-    assert kinds in ({"bf16"}, {"fp32"})
-    assert error < 0.02
-    if kinds == {"bf16"}:
-        assert error > 1e-5
-
-
-def test_onnxruntime_keeps_a_float_convolution_apart(tiny: Any, int8_onnx: Path) -> None:
-    engine = load_engine("onnxruntime", _built(tiny, "onnxruntime", int8_onnx, precision="int8"))
-    # Nothing is quantized behind the head, and ONNX Runtime needs that for an integer kernel.
-    assert "head" in {layer.name for layer in float_layers(engine.layers())}
 
 
 @BOTH
@@ -180,24 +135,6 @@ def test_an_opset_that_nobody_here_knows_is_refused(tiny: Any, name: str, float_
         ArtifactError, match=rf"uses opset {newest + 1}, .* up to {newest}; set exp"
     ):
         _built(tiny, name, float_onnx)
-
-
-def test_an_opset_newer_than_onnxruntime_takes_names_both(
-    tiny: Any, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 1000)
-    model = tiny.model()
-    model.opset_import[0].version = 999
-    float_onnx.write_bytes(model.SerializeToString())
-    with pytest.raises(ArtifactError) as caught:
-        _built(tiny, "onnxruntime", float_onnx)
-    told = (
-        r".*float\.onnx: uses opset 999, onnxruntime (\S+) takes opsets up to (\d+); set export\."
-    )
-    match = re.match(told + r"opset=\2 or less, or install a newer onnxruntime$", str(caught.value))
-    assert match is not None
-    assert match[1] == onnxruntime.__version__
-    assert int(match[2]) >= 20
 
 
 @BOTH
