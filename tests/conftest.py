@@ -1,7 +1,11 @@
-"""What tests of several packages take; heavy libraries are imported only where one takes it."""
+"""What tests of several packages take, and the order that keeps several processes busy.
+
+Heavy libraries are imported only where a fixture takes them.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -11,6 +15,25 @@ import pytest
 if TYPE_CHECKING:
     import onnx
     from tests.exported_network import Exported
+
+# Networks this small are slower on several threads, and processes would fight for the cores. Read
+# by torch, OpenBLAS and whatever a test starts, when they are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# The longest files begin first: one of them at the end would leave the other processes idle.
+_FIRST = ("end_to_end", "faults", "distributed", "cli", "stages")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the tests by the folder they are in."""
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

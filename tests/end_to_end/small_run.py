@@ -14,12 +14,14 @@ from typing import Any
 # Enough steps that BatchNorm's statistics settle: less trains a network whose outputs explode.
 SMALL = (
     "model.image_size=64",
-    "data.num_train=64",
+    "model.width=0.125",
+    "model.depth=0.1",
+    "data.num_train=32",
     "data.num_val=16",
     "data.difficulty=0",
     "train_repopt.batch_size=8",
-    "train_repopt.epochs=14",
-    "train_repopt.validate_every=14",
+    "train_repopt.epochs=16",
+    "train_repopt.validate_every=16",
     "train_repopt.search.epochs=3",
     "train_repopt.schedule.ema_ramp_steps=20",
     "train_repopt.save_every=10",
@@ -32,6 +34,7 @@ SMALL = (
     "evaluate.num_warmup=1",
     "evaluate.parity.num_images=8",
     "evaluate.num_examples=1",
+    "export.simplify=false",
 )
 
 

@@ -42,8 +42,9 @@ def test_ranks_of_a_launcher_and_of_the_command_make_the_same(tmp_path: Path) ->
     assert read(tmp_path / "run" / "status.json")["state"] == "done"
     alone = Command(tmp_path).run(*OVERRIDES)
     assert alone.returncode == 0, alone.stderr
-    stages = read(tmp_path / "run" / "summary.json")["stages"]
-    assert all(stage["reused"] for stage in stages)
+    summary = read(tmp_path / "run" / "summary.json")
+    assert all(stage["reused"] for stage in summary["stages"])
+    assert {v["name"] for v in summary["variants"]} == {"fp32", "half", "ptq"}
 
 
 def test_a_number_of_ranks_other_than_the_launchers_is_one_line(tmp_path: Path) -> None:
@@ -57,7 +58,8 @@ def test_a_number_of_ranks_other_than_the_launchers_is_one_line(tmp_path: Path) 
 
 
 def test_ranks_that_the_command_starts_train(tmp_path: Path) -> None:
-    finished = Command(tmp_path).run(*OVERRIDES)
+    """Also what is calibrated; the steps after that know nothing of ranks."""
+    finished = Command(tmp_path).run(*OVERRIDES, "pipeline.steps=[train_repopt,calibrate]")
     assert finished.returncode == 0, finished.stderr
-    variants = read(tmp_path / "run" / "summary.json")["variants"]
-    assert {v["name"] for v in variants} == {"fp32", "half", "ptq"}
+    assert read(tmp_path / "run" / "status.json")["state"] == "done"
+    assert set(read(tmp_path / "run" / "manifest.json")["steps"]) == {"train_repopt", "calibrate"}

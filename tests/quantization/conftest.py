@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,15 +70,6 @@ class SmallNetwork(nn.Module):
         z = self.up(self.down(y).relu())
         w = self.after_up(torch.cat([z, y], dim=1)).relu()
         return self.left(w), self.right(w)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -129,15 +129,6 @@ class Source:
             yield rectangles(1000 * epoch + index, num_images=self.num_images)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def make_recipe() -> Callable[..., Recipe]:
     return partial(changed, RECIPE)
