@@ -111,4 +111,4 @@ def wrong_line(line: str, parts: Sequence[str]) -> str | None:
 
 
 def _late(seen: Seen) -> str | None:
-    return f"took {seen.seconds:.1f} s" if seen.seconds > LONGEST else None
+    return f"computed for {seen.seconds:.1f} s" if seen.seconds > LONGEST else None

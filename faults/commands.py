@@ -28,7 +28,7 @@ class Command:
         prepare: Writes files and returns the arguments.
         code: The exit code.
         says: Parts of the one line.
-        longest: Seconds it may take.
+        longest: Seconds it may compute.
         writes_nothing: Whether its working directory must be as before.
     """
 
@@ -60,16 +60,14 @@ def run_commands(
 def _judge(server: ForkServer, command: Command, place: Place, tally: Tally) -> str | None:
     arguments = command.prepare(place)
     before = _contents(place.root)
-    started = time.monotonic()
     ended = server.run(place.root, *arguments, timeout=_TIMEOUT)
-    seconds = time.monotonic() - started
     if breach := place.outside.breach(Seen()):
         tally.code_run += 1
         return breach
     if command.writes_nothing and _contents(place.root) != before:
         return f"wrote {sorted(_contents(place.root) - before)[:3]}"
-    if seconds > command.longest:
-        return f"took {seconds:.1f} s"
+    if ended.cpu_seconds > command.longest:
+        return f"computed for {ended.cpu_seconds:.1f} s"
     return _wrong(ended, command)
 
 

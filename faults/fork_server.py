@@ -2,7 +2,8 @@
 
 So an attempt costs a fork, not the imports. ``python -m faults.fork_server`` reads one
 request a line (``folder``, ``arguments``, ``memory_mib``), answers with the child's ``pid``, and
-with its ``code`` once it ended (negative for a signal). The client is :class:`ForkServer`.
+with its ``code`` (negative for a signal) and its ``cpu_seconds`` once it ended. The client is
+:class:`ForkServer`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,13 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a child ended: its exit code, or minus the signal that ended it; what it wrote."""
+    """How a child ended: its exit code, or minus the signal that ended it; what it wrote.
+
+    ``cpu_seconds`` is the time that it computed, whatever else the machine does.
+    """
 
     code: int
+    cpu_seconds: float
     out: str
     err: str
 
@@ -78,12 +83,12 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         self._requests.write("reap\n")
         self._requests.flush()
-        code = json.loads(self._answers.readline())["code"]
+        answer = json.loads(self._answers.readline())
         if not gone:
             return None
         out, err = _outputs(self._folder)
         text = {path: path.read_text(errors="replace") for path in (out, err)}
-        return Ended(code=code, out=text[out], err=text[err])
+        return Ended(**answer, out=text[out], err=text[err])
 
 
 class ForkServer:
@@ -166,11 +171,12 @@ def _serve(requests: IO[str]) -> None:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         # Reaped only when the client is done with it: its number must not be given away before.
         requests.readline()
-        _, status = os.waitpid(child, 0)
-        _answer(code=os.waitstatus_to_exitcode(status))
+        _, status, usage = os.wait4(child, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        _answer(code=os.waitstatus_to_exitcode(status), cpu_seconds=seconds)
 
 
-def _answer(**values: int) -> None:
+def _answer(**values: float) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 

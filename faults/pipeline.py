@@ -25,7 +25,7 @@ FULL = 80
 """Disturbances of the whole campaign."""
 
 _POLL_SECONDS = 0.002
-_LONGEST = 60.0
+_LONGEST = 180.0
 # From the second signal to the end of the process: a call into a library ends first.
 _AT_ONCE = 5.0
 _KINDS = {

@@ -22,7 +22,7 @@ from quantpipe.detector.checkpoint import load_checkpoint
 _TIMEOUT = 4.0
 # To name who is lost, and to end the others.
 _GRACE = 15.0
-_START = 60.0
+_START = 180.0
 _OVERRIDES = (
     *OVERRIDES,
     "pipeline.steps=[train_repopt]",

@@ -1,4 +1,4 @@
-"""What a call does besides returning: files it opens, programs it starts, how long it takes."""
+"""What a call does besides returning: files it opens, programs it starts, how long it computes."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def watching() -> Iterator[Seen]:
         _hooked.append(True)
     seen = Seen()
     _current.append(seen)
-    started = time.monotonic()
+    started = time.process_time()
     try:
         yield seen
     finally:
-        seen.seconds = time.monotonic() - started
+        seen.seconds = time.process_time() - started
         _current.pop()
 
 

@@ -53,7 +53,11 @@ def test_work_overlaps_with_the_consumer() -> None:
         time.sleep(0.02)
         return item
 
-    started = time.perf_counter()
-    for _ in map_ahead(prepare, range(12), num_workers=4):
-        time.sleep(0.005)
-    assert time.perf_counter() - started < 12 * 0.025 * 0.8
+    def seconds() -> float:
+        started = time.perf_counter()
+        for _ in map_ahead(prepare, range(12), num_workers=4):
+            time.sleep(0.005)
+        return time.perf_counter() - started
+
+    # A busy machine delays, it never hastens.
+    assert min(seconds() for _ in range(3)) < 12 * 0.025 * 0.8
