@@ -30,8 +30,8 @@ from other_tools import quantize_with_nncf, quantize_with_onnxruntime
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -106,7 +106,8 @@ class Row:
 class Subject:
     """One trained network, and the images it is calibrated and measured on."""
 
-    network: Detector
+    model: str
+    network: DetectorNetwork
     image_size: int
     train: DetectionDataset
     val: DetectionDataset
@@ -164,8 +165,9 @@ def open_subject(data: Path, checkpoint: Path) -> Subject:
         for split in ("train", "val")
     ]
     return Subject(
-        network=fold_batch_norm(restore_detector(trained)),
-        image_size=trained.image_size,
+        model=trained.settings["architecture"]["name"],
+        network=restore_detector(as_deployed(trained)),
+        image_size=trained.input.side,
         train=splits[0],
         val=splits[1],
     )
@@ -183,7 +185,7 @@ def make(recipe: Recipe, subject: Subject, data: Path, checkpoint: Path, folder:
     command = [
         *(sys.executable, "-m", "quantpipe", "--config-dir", str(folder / "conf")),
         *(f"pipelines=up_to_{recipe.step}", "data=coco", f"data.root={data.absolute()}"),
-        *(f"model={subject.network.architecture.name}", f"model.image_size={subject.image_size}"),
+        *(f"model={subject.model}", f"model.image_size={subject.image_size}"),
         *(f"train_repopt.checkpoint={checkpoint.absolute()}", f"run_dir={run}"),
         *(f"cache_dir={folder / 'cache'}", f"seed={SEED}", *recipe.overrides),
     ]

@@ -30,7 +30,8 @@ from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.families.implementation import DetectorNetwork, raw_outputs
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
@@ -63,7 +64,6 @@ from quantpipe.quantization.scale_cache import build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import quantize
 from quantpipe.settings.data import Split
-from quantpipe.stages.calibrate.statistics import raw_outputs
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ SEED = 0
 class Subject:
     """What is calibrated: a network, its operations, the batches that it sees."""
 
-    network: Detector
+    network: DetectorNetwork
     operations: tuple[Operation, ...]
     groups: tuple[frozenset[str], ...]
     batches: tuple[Tensor, ...]
@@ -168,10 +168,11 @@ def made_subject(options: argparse.Namespace, train: DetectionDataset) -> Subjec
             train, chosen, image_size=options.size, batch_size=options.batch, device="cpu"
         )
     )
+    network: DetectorNetwork
     if options.checkpoint is None:
         network = random_network(len(train.class_names), batches[0])
     else:
-        network = fold_batch_norm(restore_detector(load_checkpoint(options.checkpoint)))
+        network = restore_detector(as_deployed(load_checkpoint(options.checkpoint)))
     network.eval().requires_grad_(False)
     example = batches[0][:1]
     return Subject(

@@ -63,7 +63,8 @@ def run(data: Path, checkpoint: Path, engine: str, num_images: int, folder: Path
     command = [
         *(sys.executable, "-m", "quantpipe", "pipelines=ptq", f"engine={engine}"),
         *("data=coco", f"data.root={data.resolve()}"),
-        *(f"model={trained.architecture.name}", f"model.image_size={trained.image_size}"),
+        f"model={trained.settings['architecture']['name']}",
+        f"model.image_size={trained.input.side}",
         f"train_repopt.checkpoint={checkpoint.resolve()}",
         f"evaluate.parity.num_images={num_images}",
         *("engine.batch_sizes=[16]", "evaluate.num_runs=3", f"run_dir=runs/{engine}"),

@@ -25,6 +25,8 @@ from hydra import compose, initialize_config_dir
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_run
 from quantpipe.data.loader import Batch
+from quantpipe.detector.families.yolov6.family import architecture
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
@@ -35,7 +37,6 @@ from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import quantize_to_train
 from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
-from quantpipe.settings.model import architecture
 from quantpipe.settings.training import recipe
 from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.distillation import distillation_loss
@@ -114,6 +115,7 @@ class Subject:
                 student,
                 self._source,
                 numbers,
+                detection_loss(numbers.loss, numbers.box_loss),
                 num_batches=len(self.batches),
                 device=torch.device("cpu"),
                 gradient_masks=None,

@@ -29,10 +29,9 @@ from quantpipe.cli.config import read_run
 from quantpipe.data.batches import float_batches, num_batches, sample
 from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, restore_detector
-from quantpipe.detector.families.yolov6.architecture import STRIDES
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
-from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.detector.checkpoint import Checkpoint, as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.families.implementation import DetectorNetwork
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -123,7 +122,7 @@ class Model:
     """A calibrated network, the images to rank on, and the unseen ones."""
 
     checkpoint: Checkpoint
-    network: Detector
+    network: DetectorNetwork
     operations: tuple[Operation, ...]
     scales: ScaleCache
     seen: DetectionDataset
@@ -169,7 +168,8 @@ def main() -> None:
 def compare(path: Path, data: Path, size: Size) -> dict[str, Any]:
     """Ranks, plans and evaluates one checkpoint."""
     model = calibrated(path, data, size)
-    print(f"\n{path}: {model.checkpoint.form}, {model.checkpoint.image_size} px")
+    form = model.checkpoint.settings["form"]
+    print(f"\n{path}: {form}, {model.checkpoint.input.side} px")
     judge = Judge(model)
     baselines = print_baselines(judge)
     rankings = {
@@ -178,7 +178,7 @@ def compare(path: Path, data: Path, size: Size) -> dict[str, Any]:
     }
     return {
         "checkpoint": path.name,
-        "form": model.checkpoint.form,
+        "form": form,
         **baselines,
         "rankings": print_rankings(rankings),
         "rank_correlation": print_correlations(model, rankings),
@@ -190,8 +190,8 @@ def compare(path: Path, data: Path, size: Size) -> dict[str, Any]:
 def calibrated(path: Path, data: Path, size: Size) -> Model:
     """Folds and calibrates a checkpoint as the ``calibrate`` stage does with method=max."""
     checkpoint = load_checkpoint(path)
-    network = fold_batch_norm(restore_detector(checkpoint)).eval()
-    pixels = checkpoint.image_size
+    network = restore_detector(as_deployed(checkpoint)).eval()
+    pixels = checkpoint.input.side
     example = torch.zeros(1, 3, pixels, pixels)
     operations = find_operations(network, example)
     train, unseen = open_split(data, "train"), open_split(data, "val")
@@ -279,7 +279,7 @@ class Judge:
             result, found = measure(
                 predictor(self._quantized, CPU),
                 self._model.unseen,
-                image_size=self._model.checkpoint.image_size,
+                image_size=self._model.checkpoint.input.side,
                 batch_size=BATCH,
                 progress=Silent(),
                 description="plan",
@@ -306,10 +306,11 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
     """Ranks the operations of a model; prints a line, for some take minutes."""
     chosen = model.seen.subset(sample(len(model.seen.images), contender.num_images, SEED + 1))
     settings = model.settings
+    assert settings.box_loss is not None
     method = ranking_method(
         contender.method,
         dataset=chosen,
-        loss=DetectionLoss(strides=STRIDES, box_loss=settings.box_loss, numbers=settings.loss),
+        loss=detection_loss(settings.loss, settings.box_loss),
         output_error=contender.output_error,
         num_projections=settings.num_projections,
         device=CPU,
@@ -321,7 +322,7 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
             operations=model.operations,
             direction=contender.direction,
             batches=ranking_batches(
-                chosen, image_size=model.checkpoint.image_size, batch_size=BATCH, device=CPU
+                chosen, image_size=model.checkpoint.input.side, batch_size=BATCH, device=CPU
             ),
             num_batches=num_batches(len(chosen.images), BATCH),
             batch_size=BATCH,

@@ -30,6 +30,8 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch
 from quantpipe.data.shapes import generate_shapes
 from quantpipe.detector.families.yolov6.architecture import BlockForm
+from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import (
     extract_scales,
@@ -38,7 +40,7 @@ from quantpipe.detector.families.yolov6.rep_optimizer import (
 )
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
-from quantpipe.settings.model import architecture
+from quantpipe.settings.model import input_of
 from quantpipe.settings.training import recipe
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig
 from quantpipe.training.fit import batch_source
@@ -82,7 +84,9 @@ class Subject:
 
     def detector(self) -> Detector:
         """A fresh network."""
-        shape = architecture(self.settings.model, num_classes=len(self.dataset.class_names))
+        model = self.settings.model
+        assert isinstance(model, Yolov6Settings)
+        shape = architecture(model, num_classes=len(self.dataset.class_names))
         return build_detector(shape, self.form, seed=0)
 
 
@@ -202,10 +206,12 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
     clock = Clock(source)
     detector = subject.detector()
     with tempfile.TemporaryDirectory() as folder:
+        numbers = _recipe(subject, mixed)
         result = train(
             detector,
             clock,
-            _recipe(subject, mixed),
+            numbers,
+            detection_loss(numbers.loss, numbers.box_loss),
             num_batches=num_batches,
             device=CPU,
             gradient_masks=_masks(subject, detector),
@@ -245,7 +251,7 @@ def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[
     settings = subject.settings
     return batch_source(
         subject.dataset,
-        image_size=settings.model.image_size,
+        image_size=input_of(settings.model).side,
         batch_size=settings.batch_size,
         seed=0,
         augmentation=settings.augmentation,
@@ -257,7 +263,7 @@ def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[
 def _recipe(subject: Subject, mixed: bool) -> Recipe:
     settings = subject.settings
     schedule = replace(settings.schedule, mixed_precision=mixed, no_augmentation_epochs=0)
-    return replace(recipe(settings, settings.model.iou_loss), epochs=1, schedule=schedule)
+    return replace(recipe(settings, settings.box_loss), epochs=1, schedule=schedule)
 
 
 def _masks(subject: Subject, detector: Detector) -> dict[str, torch.Tensor] | None:

@@ -20,6 +20,8 @@ from faults.pickle_cases import TINY
 from safetensors.torch import save
 
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.families.yolov6.checkpoint import Description
+from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.engines.contract import BuildSettings, Platform
 from quantpipe.engines.engine_file import (
@@ -53,12 +55,11 @@ def model_cases() -> Iterator[Case]:
 
 def _checkpoint() -> Checkpoint:
     return Checkpoint(
-        architecture=TINY,
-        form="repopt",
+        family="yolov6",
+        settings=Description(TINY, "repopt").settings(),
         class_names=("a", "b", "c"),
-        image_size=64,
+        input=input_of((64, 64)),
         tensors=dict(build_detector(TINY, "repopt", seed=0).state_dict()),
-        precision_plan=None,
         provenance={"step": "train"},
     )
 
@@ -107,13 +108,29 @@ def _checkpoints() -> Iterator[Case]:
         yield _refused(31, f"checkpoint: {name}", "c.safetensors", put, load_checkpoint)
 
 
+_SETTINGS = Description(TINY, "repopt").settings()
+_SHAPES: tuple[object, ...] = (
+    *(None, [], {}, {"name": "x"}),
+    {**vars(TINY), "num_classes": 10**9},
+)
+_FORMS: tuple[object, ...] = (None, 3, "other", ["repopt"], {})
 _HEADER_FIELDS: dict[str, tuple[object, ...]] = {
-    "architecture": (None, [], "x", {}, {"name": "x"}, {**vars(TINY), "num_classes": 10**9}),
-    "form": (None, 3, "other", ["repopt"], {}),
+    "family": (None, 3, "other", ["yolov6"], {}),
+    "settings": (
+        *(None, [], "x", {}),
+        *({**_SETTINGS, "architecture": shape} for shape in _SHAPES),
+        *({**_SETTINGS, "form": form} for form in _FORMS),
+    ),
     "class_names": (None, 3, ["a"], ["a", "b", "c", "d"], {"a": 1}),
-    "image_size": (None, -32, 0, 33, "64", [64], 64.0, True, 1 << 20, 1e30),
+    "input": (
+        *(None, [], "x", {}),
+        *(
+            {**asdict(input_of((64, 64))), "height": other}
+            for other in (None, -32, 0, 33, "64", [64], True, 1 << 20, 1e30)
+        ),
+    ),
     "weights_digest": (None, "0" * 64, 3),
-    "format_version": (None, 2, "1"),
+    "format_version": (None, 1, 3, "2"),
 }
 _TENSORS: dict[str, Callable[[dict[str, Any]], object]] = {
     "NaN": lambda tensors: (

@@ -16,28 +16,39 @@ from typing import Any
 import torch
 from faults.cases import Case, Place, Prepared, wrong_line
 
-from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.implementation import Released
+from quantpipe.detector.families.yolov6.family import YOLOV6, Yolov6Settings, architecture
+from quantpipe.detector.families.yolov6.released import read_released_checkpoint
 from quantpipe.detector.families.yolov6.rep_optimizer import released_scales
-from quantpipe.detector.released.checkpoint import read_released_checkpoint
 from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
 from quantpipe.stages.calibrate.released_ranges import read_released_ranges
 
-TINY = Architecture(
+MODEL = Yolov6Settings(
+    family="yolov6",
     name="tiny",
     depth=0.1,
     width=0.125,
-    num_classes=3,
     backbone_channels=(64, 128, 256, 512, 1024),
     backbone_repeats=(1, 6, 12, 18, 6),
     neck_channels=(256, 128, 128, 256, 256, 512),
     neck_repeats=(12, 12, 12, 12),
+    iou_loss="giou",
+    image_size=64,
 )
+TINY = architecture(MODEL, num_classes=3)
+
+
+def _released() -> Released:
+    released = YOLOV6.implementation().released
+    assert released is not None
+    return released
+
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "as weights": lambda path: read_released_checkpoint(path, TINY, ("a", "b", "c"), 64),
+    "as weights": lambda path: read_released_checkpoint(path, MODEL, ("a", "b", "c")),
     "as scales": released_scales,
-    "as ranges": lambda path: read_released_ranges(path, torch.nn.Module(), ()),
+    "as ranges": lambda path: read_released_ranges(path, torch.nn.Module(), (), _released()),
 }
 
 

@@ -38,6 +38,8 @@ def make(folder: Path) -> None:
 
     from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
     from quantpipe.detector.families.yolov6.architecture import Architecture
+    from quantpipe.detector.families.yolov6.checkpoint import Description
+    from quantpipe.detector.families.yolov6.family import input_of
     from quantpipe.detector.families.yolov6.network import build_detector, fold_batch_norm
     from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales
     from quantpipe.detector.families.yolov6.rep_optimizer import save_scales as save_rep_scales
@@ -58,12 +60,11 @@ def make(folder: Path) -> None:
     save_rep_scales(folder / "rep_scales.safetensors", extract_scales(detector))
     detector = fold_batch_norm(build_detector(architecture, "repopt", seed=1)).eval()
     checkpoint = Checkpoint(
-        architecture=architecture,
-        form="deploy",
+        family="yolov6",
+        settings=Description(architecture, "deploy").settings(),
         class_names=("disc", "square"),
-        image_size=32,
+        input=input_of((32, 32)),
         tensors=detector.state_dict(),
-        precision_plan=None,
         provenance={"stage": "test", "seed": 1},
     )
     save_checkpoint(folder / "checkpoint.safetensors", checkpoint)

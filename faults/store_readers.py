@@ -107,7 +107,7 @@ def _shown(value: Any) -> str:
     from quantpipe.detector.checkpoint import Checkpoint
 
     if isinstance(value, Checkpoint):
-        return f"{value.weights_digest} {value.class_names} {value.architecture} {value.provenance}"
+        return f"{value.weights_digest} {value.class_names} {value.settings} {value.provenance}"
     return repr(value)
 
 

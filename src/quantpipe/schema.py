@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -53,6 +53,14 @@ Count = Annotated[int, Between(0)]
 @dataclass(frozen=True)
 class ExecutionOnly:
     """Marks a field that changes how a step runs, not what it makes: it is not in the key."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a field whose dataclass is chosen by one of its keys from a table."""
+
+    key: str
+    table: Callable[[], Mapping[str, type]]
 
 
 def build(cls: type[C], values: Any, path: str) -> C:
@@ -112,6 +120,9 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     origin = get_origin(hint)
     if origin is Annotated:
         base, *marks = get_args(hint)
+        for mark in marks:
+            if isinstance(mark, OneOf):
+                return _convert_tagged(mark.key, mark.table(), value, path)
         return _in_range(convert(base, value, path), marks, path)
     if origin in (Union, types.UnionType):
         return _convert_union(get_args(hint), value, path)
@@ -141,7 +152,8 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(options) == 1:
         return convert(options[0], value, path)
     if all(is_dataclass(option) for option in options):
-        return _convert_tagged(options, value, path)
+        tags = {choice: option for option in options for choice in _tag(option)[1]}
+        return _convert_tagged(_tag(options[0])[0], tags, value, path)
     for option in options:
         try:
             return convert(option, value, path)
@@ -163,11 +175,9 @@ def _only_out_of_range(option: Any, value: Any, path: str) -> bool:
     return True
 
 
-def _convert_tagged(options: tuple[Any, ...], value: Any, path: str) -> Any:
+def _convert_tagged(name: str, tags: Mapping[str, type], value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{value!r} is not a group of settings", path=path)
-    tags = {choice: option for option in options for choice in _tag(option)[1]}
-    name = _tag(options[0])[0]
     chosen = value.get(name)
     if not isinstance(chosen, str) or chosen not in tags:
         raise ConfigurationError(
@@ -223,6 +233,9 @@ def _type_name(hint: Any) -> str:
         return _type_name(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        return "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
     return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 

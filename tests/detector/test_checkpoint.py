@@ -4,7 +4,7 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from quantpipe.detector.checkpoint import (
     weights_digest,
 )
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.checkpoint import Description
+from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.errors import ArtifactError
 from quantpipe.files import canonical_json, sha256_bytes
@@ -34,19 +36,18 @@ def small(make_architecture: Callable[..., Architecture]) -> Architecture:
 
 def _checkpoint(architecture: Architecture, form: BlockForm = "repopt") -> Checkpoint:
     return Checkpoint(
-        architecture=architecture,
-        form=form,
+        family="yolov6",
+        settings=Description(architecture, form).settings(),
         class_names=("disc", "square", "größer"),
-        image_size=64,
+        input=input_of((64, 64)),
         tensors=build_detector(architecture, form, seed=2).state_dict(),
-        precision_plan={"operations": {"backbone.stem.conv": "int8"}},
         provenance={"epochs": 3, "map": 0.25, "data": "shapes"},
     )
 
 
 @pytest.mark.parametrize("form", ["repvgg", "linear_add", "repopt", "deploy"])
 def test_what_is_saved_is_loaded(small: Architecture, form: BlockForm, tmp_path: Path) -> None:
-    saved = _checkpoint(small, form)
+    saved = replace(_checkpoint(small, form), input=input_of((64, 96)))
     save_checkpoint(tmp_path / "a.safetensors", saved)
     loaded = load_checkpoint(tmp_path / "a.safetensors")
     assert replace(loaded, tensors={}) == replace(saved, tensors={})
@@ -158,8 +159,9 @@ def test_tensors_that_are_no_detector_are_refused(
     ("change", "cause"),
     [
         ({"class_names": ("a", "b")}, "2 class names for 3 classes"),
-        ({"form": "fused"}, "unknown form 'fused'"),
-        ({"image_size": 100}, "image size 100"),
+        ({"settings": {"form": "fused"}}, "unusable header"),
+        ({"input": input_of((100, 64))}, "image size 100 is not a multiple of 32"),
+        ({"family": "yolov7"}, "'yolov7' is no family of detectors"),
     ],
 )
 def test_descriptions_that_contradict_themselves_are_refused(
@@ -202,10 +204,10 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_another_format_version_is_refused(
     small: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantpipe.detector.checkpoint.FORMAT_VERSION", 2)
+    monkeypatch.setattr("quantpipe.detector.checkpoint.FORMAT_VERSION", 3)
     save_checkpoint(tmp_path / "a", _checkpoint(small))
     monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="format version 2, this program reads 1"):
+    with pytest.raises(ArtifactError, match="format version 3, this program reads 2"):
         load_checkpoint(tmp_path / "a")
 
 
@@ -225,10 +227,13 @@ def test_the_header_is_plain_json(small: Architecture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"architecture": None},
-        {"architecture": {"name": "n"}},
-        {"image_size": None},
-        {"form": ["repopt"]},
+        {"family": None},
+        {"family": ["yolov6"]},
+        {"settings": None},
+        {"settings": {"architecture": {"name": "n"}, "form": "repopt"}},
+        {"settings": {"form": ["repopt"]}},
+        {"input": None},
+        {"input": {"height": 64}},
         {"class_names": 3},
     ],
 )
@@ -245,6 +250,30 @@ def test_a_forged_header_is_refused(
     safetensors.torch.save_file(checkpoint.tensors, tmp_path / "b", metadata)
     with pytest.raises(ArtifactError):
         load_checkpoint(tmp_path / "b")
+
+
+def test_a_checkpoint_of_the_first_format_is_read_as_what_it_was(
+    small: Architecture, tmp_path: Path
+) -> None:
+    """It named no family, and the side of a square."""
+    checkpoint = _checkpoint(small)
+    header = {
+        "format_version": 1,
+        "architecture": asdict(small),
+        "form": "repopt",
+        "class_names": list(checkpoint.class_names),
+        "image_size": 64,
+        "precision_plan": None,
+        "provenance": dict(checkpoint.provenance),
+        "weights_digest": checkpoint.weights_digest,
+    }
+    signed = {**header, "header_digest": sha256_bytes(canonical_json(header).encode())}
+    metadata = {"quantpipe.checkpoint": canonical_json(signed)}
+    safetensors.torch.save_file(checkpoint.tensors, tmp_path / "old", metadata)
+    save_checkpoint(tmp_path / "new", checkpoint)
+    old, new = (load_checkpoint(tmp_path / name) for name in ("old", "new"))
+    assert replace(old, tensors={}) == replace(new, tensors={})
+    assert old.weights_digest == new.weights_digest
 
 
 def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tests.training.conftest import TinyDetector, changed, rectangles
 
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.errors import DataError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Silent
@@ -117,6 +118,7 @@ def _trained(
         detector,
         Shared(processes, fate),
         changed(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
+        detection_loss(recipe.loss, recipe.box_loss),
         num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
         gradient_masks=None,

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import Architecture, operation_names
+from quantpipe.detector.families.yolov6.checkpoint import Description
+from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import build_detector, fold_batch_norm
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.network import predict_with
@@ -48,12 +50,11 @@ STEM = operation_names(TINY)[0]
 def _checkpoint(seed: int) -> Checkpoint:
     network = fold_batch_norm(build_detector(TINY, "repopt", seed=seed).eval())
     return Checkpoint(
-        architecture=TINY,
-        form="deploy",
+        family="yolov6",
+        settings=Description(TINY, "deploy").settings(),
         class_names=("disc", "square"),
-        image_size=32,
+        input=input_of((32, 32)),
         tensors=network.state_dict(),
-        precision_plan=None,
         provenance={"step": "test"},
     )
 
@@ -192,7 +193,9 @@ def test_the_deployed_form_folds_batch_norm_once(
     tmp_path: Path, checkpoint: Checkpoint, pixels: Tensor
 ) -> None:
     network = build_detector(TINY, "repopt", seed=1).eval()
-    trained = with_weights(replace(checkpoint, form="repopt"), network)
+    trained = with_weights(
+        replace(checkpoint, settings=Description(TINY, "repopt").settings()), network
+    )
     save_checkpoint(tmp_path / CHECKPOINT, trained)
     model = load_model(tmp_path / CHECKPOINT, "cpu")
     folded = deployed(model)
@@ -201,7 +204,7 @@ def test_the_deployed_form_folds_batch_norm_once(
     torch.testing.assert_close(
         predict_with(folded.network, pixels), predict_with(model.network, pixels)
     )
-    assert deployed(_as_saved(tmp_path, checkpoint)).checkpoint.form == "deploy"
+    assert deployed(_as_saved(tmp_path, checkpoint)).checkpoint.settings["form"] == "deploy"
 
 
 def _as_saved(folder: Path, checkpoint: Checkpoint) -> Model:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
+from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
 from quantpipe.errors import ConfigurationError
-from quantpipe.schema import build
-from quantpipe.settings.model import ModelSettings, architecture
+from quantpipe.schema import convert
+from quantpipe.settings.model import ModelSettings, input_of
 
 VALUES: dict[str, Any] = {
+    "family": "yolov6",
     "name": "n",
     "depth": 0.33,
     "width": 0.25,
@@ -22,15 +24,29 @@ VALUES: dict[str, Any] = {
 
 
 def test_the_architecture_takes_the_settings_and_the_classes() -> None:
-    built = architecture(build(ModelSettings, VALUES, "model"), num_classes=7)
+    model = convert(ModelSettings, VALUES, "model")
+    assert isinstance(model, Yolov6Settings)
+    built = architecture(model, num_classes=7)
     assert (built.name, built.depth, built.width, built.num_classes) == ("n", 0.33, 0.25, 7)
     assert built.backbone_channels == (64, 128, 256, 512, 1024)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size"), [(640, (640, 640)), ([384, 640], (384, 640)), ([64, 64], (64, 64))]
+)
+def test_one_side_means_a_square(image_size: int | list[int], size: tuple[int, int]) -> None:
+    model = convert(ModelSettings, VALUES | {"image_size": image_size}, "model")
+    assert input_of(model).size == size
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"image_size": 630}, "model.image_size: 630 is not a multiple of 32; take 640"),
+        ({"image_size": [384, 630]}, "model.image_size: 630 is not a multiple of 32; take 640"),
+        ({"image_size": [32, 640]}, "model.image_size: 32 is not between 64 and 4096"),
+        ({"image_size": [64]}, "model.image_size: [64] is not a whole number or a list of 2"),
+        ({"family": "yolov7"}, "model.family: 'yolov7' is unknown; did you mean 'yolov6'?"),
         ({"image_size": 32}, "model.image_size: 32 is not between 64 and 4096"),
         ({"width": 0}, "model.width: 0 is not above 0 and at most 4"),
         ({"iou_loss": "diou"}, "model.iou_loss: 'diou' is not one of giou, siou"),
@@ -41,5 +57,5 @@ def test_the_architecture_takes_the_settings_and_the_classes() -> None:
 )
 def test_mistakes_are_named(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        build(ModelSettings, VALUES | changes, "model")
+        convert(ModelSettings, VALUES | changes, "model")
     assert str(caught.value).startswith(line)

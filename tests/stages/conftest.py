@@ -19,12 +19,13 @@ from quantpipe.core.run_cache import key_of
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
 from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.detector.families.yolov6.checkpoint import Description
+from quantpipe.detector.families.yolov6.family import architecture, input_of
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.files import sha256_file
 from quantpipe.progress import Silent
 from quantpipe.quantization.model_files import CHECKPOINT
 from quantpipe.settings.data import open_split
-from quantpipe.settings.model import architecture
 from quantpipe.stages import STAGES
 from quantpipe.stages.artifacts import MODEL
 
@@ -137,12 +138,11 @@ def trained(configured: Configure, context: Context, shared: Path) -> Checkpoint
     _fit_statistics(network, torch.stack(pixels).permute(0, 3, 1, 2).float() / 255)
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return Checkpoint(
-        architecture=shape,
-        form="repopt",
+        family="yolov6",
+        settings=Description(shape, "repopt").settings(),
         class_names=dataset.class_names,
-        image_size=64,
+        input=input_of((64, 64)),
         tensors=tensors,
-        precision_plan=None,
         provenance={"step": "test"},
     )
 

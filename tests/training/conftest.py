@@ -8,8 +8,8 @@ import torch
 from tests.training.quantized import TINY
 from torch import Tensor, nn
 
+from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import Architecture
-from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.errors import ArtifactError
 from quantpipe.training.distillation import (
     channel_wise_distillation,

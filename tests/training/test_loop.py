@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.errors import ArtifactError, Interrupted, NumericalError
 from quantpipe.process_group import SingleProcess
@@ -74,7 +75,8 @@ def run(
     for name in ("validate_every", "patience"):
         if name in changes:
             recipe = replace(recipe, **{name: changes.pop(name)})
-    return train(detector, source, recipe, **(arguments | changes))
+    loss = detection_loss(recipe.loss, recipe.box_loss)
+    return train(detector, source, recipe, loss, **(arguments | changes))
 
 
 def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -231,9 +233,9 @@ def test_accumulated_batches_make_one_step_on_their_mean_gradient(
 
 def linear_detector() -> nn.Module:
     """Without BatchNorm, whose running statistics count batches."""
-    from quantpipe.detector.families.yolov6.network import RawPrediction
+    from quantpipe.detector.families.implementation import DetectorNetwork, RawPrediction
 
-    class Linear(nn.Module):
+    class Linear(DetectorNetwork):
         def __init__(self) -> None:
             super().__init__()
             self.levels = nn.ModuleList(nn.Conv2d(3, 6, s, s) for s in (8, 16, 32))
@@ -243,7 +245,13 @@ def linear_detector() -> nn.Module:
         def predict(self, images: Tensor) -> RawPrediction:
             maps = [level(images) for level in self.levels]
             flat = torch.cat([m.flatten(2) for m in maps], 2).mT
-            return RawPrediction(flat[..., 4:], flat[..., :4] + 1, (maps[0], maps[1], maps[2]))
+            return RawPrediction(flat[..., 4:], flat[..., :4] + 1, tuple(maps))
+
+        def forward(self, images: Tensor) -> Tensor:
+            raise NotImplementedError
+
+        def may_use_channels_last(self, device: torch.device) -> bool:
+            return True
 
     return Linear()
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
+from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import ArtifactError, Interrupted
 from quantpipe.process_group import SingleProcess
@@ -48,6 +49,7 @@ def run(
         student,
         source,
         recipe,
+        detection_loss(recipe.loss, recipe.box_loss),
         num_batches=source.num_batches,
         device=torch.device("cpu"),
         gradient_masks=None,

@@ -9,29 +9,29 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from quantpipe.detector.families.yolov6.architecture import STRIDES, Architecture, BlockForm
-from quantpipe.detector.families.yolov6.network import (
-    Detector,
-    detector_from_tensors,
-    uninitialized_detector,
-)
-from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.detector.families import FAMILIES
+from quantpipe.detector.families.implementation import DetectorNetwork, Implementation
+from quantpipe.detector.families.version_1 import as_version_2
+from quantpipe.detector.input_specification import InputSpecification
+from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
+from quantpipe.schema import build
 
-FORMAT_VERSION = 1
+T = TypeVar("T")
+
+FORMAT_VERSION = 2
 # One key only: safetensors writes several in no fixed order, and equal checkpoints are equal files.
 _METADATA_KEY = "quantpipe.checkpoint"
-_LARGEST_IMAGE = 1 << 14
 _REMAKE = "make it again, or give the file that was meant"
 
 
@@ -40,22 +40,25 @@ class Checkpoint:
     """A trained detector and what is known about it.
 
     Attributes:
-        architecture: Size of the network.
-        form: How its 3x3 blocks are parameterized.
+        family: Key in the table of families.
+        settings: What the family says of the network: JSON values.
         class_names: One name per class, in the order of the scores.
-        image_size: Side, in pixels, of the square images that it was trained on.
+        input: What the network takes.
         tensors: The whole state dict.
-        precision_plan: Which operations to quantize, as JSON values, or None.
         provenance: Where the weights come from.
     """
 
-    architecture: Architecture
-    form: BlockForm
+    family: str
+    settings: Mapping[str, Any]
     class_names: tuple[str, ...]
-    image_size: int
+    input: InputSpecification
     tensors: dict[str, Tensor]
-    precision_plan: Mapping[str, Any] | None
     provenance: Mapping[str, str | int | float]
+
+    @property
+    def implementation(self) -> Implementation:
+        """What its family does with it."""
+        return FAMILIES[self.family].implementation()
 
     @property
     def weights_digest(self) -> str:
@@ -87,11 +90,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     _check(checkpoint, path)
     header = {
         "format_version": FORMAT_VERSION,
-        "architecture": asdict(checkpoint.architecture),
-        "form": checkpoint.form,
+        "family": checkpoint.family,
+        "settings": dict(checkpoint.settings),
         "class_names": list(checkpoint.class_names),
-        "image_size": checkpoint.image_size,
-        "precision_plan": checkpoint.precision_plan,
+        "input": asdict(checkpoint.input),
         "provenance": dict(checkpoint.provenance),
         "weights_digest": checkpoint.weights_digest,
     }
@@ -124,10 +126,37 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def restore_detector(checkpoint: Checkpoint) -> Detector:
+def restore_detector(checkpoint: Checkpoint) -> DetectorNetwork:
     """Returns the detector of ``checkpoint`` in evaluation mode, with tensors of its own."""
     tensors = {name: tensor.detach().clone() for name, tensor in checkpoint.tensors.items()}
-    return detector_from_tensors(checkpoint.architecture, checkpoint.form, tensors)
+    return checkpoint.implementation.restore(replace(checkpoint, tensors=tensors))
+
+
+def as_deployed(checkpoint: Checkpoint) -> Checkpoint:
+    """Returns the checkpoint of the network that is deployed, which computes the same."""
+    return checkpoint.implementation.deploy(checkpoint)
+
+
+def operation_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Returns the quantizable operations of a deployed checkpoint in execution order."""
+    return checkpoint.implementation.operations(checkpoint)
+
+
+def require_tensors(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
+    """Raises ArtifactError unless a checkpoint has exactly the tensors that its network needs."""
+    missing = sorted(expected.keys() - checkpoint.tensors.keys())
+    extra = sorted(checkpoint.tensors.keys() - expected.keys())
+    for problem, names in (("lacks", missing), ("has no use for", extra)):
+        if names:
+            cause = f"{problem} {len(names)} tensors, the first is '{names[0]}'"
+            raise ArtifactError(cause, hint=_REMAKE)
+    for name, tensor in checkpoint.tensors.items():
+        want = expected[name]
+        if (tensor.shape, tensor.dtype) != (want.shape, want.dtype):
+            raise ArtifactError(
+                f"'{name}' is {tensor.dtype} {list(tensor.shape)}, "
+                f"not {want.dtype} {list(want.shape)}"
+            )
 
 
 def _header_digest(header: Mapping[str, Any]) -> str:
@@ -146,67 +175,62 @@ def _read_header(content: bytes, path: Path) -> dict[str, Any]:
         raise ArtifactError(not_ours, path=path, hint=_REMAKE) from error
     if digest != _header_digest(header):
         raise ArtifactError("its header was altered", path=path, hint=_REMAKE)
-    if header.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"format version {header.get('format_version')}, this program reads {FORMAT_VERSION}",
-            path=path,
-            hint="use the program that wrote it, or make it again",
-        )
-    return dict(header)
+    return _current(header, path)
+
+
+def _current(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The header as today's format has it."""
+    match header.get("format_version"):
+        case 1:
+            try:
+                return as_version_2(header)
+            except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+                raise ArtifactError(f"unusable header: {error}", path=path, hint=_REMAKE) from error
+        case 2:
+            return header
+        case other:
+            raise ArtifactError(
+                f"format version {other}, this program reads {FORMAT_VERSION}",
+                path=path,
+                hint="use the program that wrote it, or make it again",
+            )
 
 
 def _from_header(header: Mapping[str, Any], tensors: dict[str, Tensor], path: Path) -> Checkpoint:
     try:
         return Checkpoint(
-            architecture=_architecture(header["architecture"]),
-            form=header["form"],
-            class_names=tuple(header["class_names"]),
-            image_size=header["image_size"],
+            family=_expected(header, "family", str),
+            settings=_expected(header, "settings", dict),
+            class_names=tuple(_expected(header, "class_names", list)),
+            input=build(InputSpecification, header["input"], "input"),
             tensors=tensors,
-            precision_plan=header["precision_plan"],
-            provenance=header["provenance"],
+            provenance=_expected(header, "provenance", dict),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
+    except (KeyError, TypeError, ConfigurationError) as error:
         raise ArtifactError(f"unusable header: {error}", path=path, hint=_REMAKE) from error
 
 
-def _architecture(fields: Mapping[str, Any]) -> Architecture:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Architecture(**values)
+def _expected(header: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    value = header[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"'{name}' is no {kind.__name__}")
+    return value
 
 
 def _check(checkpoint: Checkpoint, path: Path) -> None:
     """Raises ArtifactError unless ``checkpoint`` describes one whole detector."""
-    num_classes, num_names = checkpoint.architecture.num_classes, len(checkpoint.class_names)
-    if num_names != num_classes:
-        raise ArtifactError(f"{num_names} class names for {num_classes} classes", path=path)
-    if checkpoint.form not in get_args(BlockForm):
-        raise ArtifactError(f"unknown form '{checkpoint.form}'", path=path)
-    size = checkpoint.image_size
-    if type(size) is not int or not 0 < size <= _LARGEST_IMAGE or size % STRIDES[-1]:
+    family = FAMILIES.get(checkpoint.family)
+    if family is None:
         raise ArtifactError(
-            f"image size {size!r} is not a multiple of {STRIDES[-1]} from {STRIDES[-1]} to "
-            f"{_LARGEST_IMAGE}",
+            f"'{checkpoint.family}' is no family of detectors",
             path=path,
+            hint=nearest(str(checkpoint.family), FAMILIES),
         )
-    _check_tensors(checkpoint, path)
-
-
-def _check_tensors(checkpoint: Checkpoint, path: Path) -> None:
-    expected = uninitialized_detector(checkpoint.architecture, checkpoint.form).state_dict()
-    missing = sorted(expected.keys() - checkpoint.tensors.keys())
-    extra = sorted(checkpoint.tensors.keys() - expected.keys())
-    for problem, names in (("lacks", missing), ("has no use for", extra)):
-        if names:
-            cause = f"{problem} {len(names)} tensors, the first is '{names[0]}'"
-            raise ArtifactError(cause, path=path, hint=_REMAKE)
+    try:
+        family.implementation().check(checkpoint)
+    except ArtifactError as error:
+        error.path = path
+        raise
     for name, tensor in checkpoint.tensors.items():
-        want = expected[name]
-        if (tensor.shape, tensor.dtype) != (want.shape, want.dtype):
-            raise ArtifactError(
-                f"'{name}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"not {want.dtype} {list(want.shape)}",
-                path=path,
-            )
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"'{name}' holds a NaN or an infinity", path=path, hint=_REMAKE)

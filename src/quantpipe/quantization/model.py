@@ -10,12 +10,13 @@ from torch import nn
 
 from quantpipe.detector.checkpoint import (
     Checkpoint,
+    as_deployed,
     load_checkpoint,
+    operation_names,
     restore_detector,
     save_checkpoint,
 )
-from quantpipe.detector.families.yolov6.architecture import operation_names
-from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization import model_files
 from quantpipe.quantization.precision_plan import PrecisionPlan, load_plan, save_plan
@@ -38,10 +39,10 @@ class Model:
 
     path: Path
     checkpoint: Checkpoint
-    network: Detector
+    network: DetectorNetwork
     scales: ScaleCache | None
     plan: PrecisionPlan | None
-    quantized: nn.Module
+    quantized: DetectorNetwork
 
     def require_scales(self) -> ScaleCache:
         """The ranges.
@@ -80,7 +81,7 @@ def load_model(path: Path, device: str, *, quantized: bool = True) -> Model:
     cache.require_weights(checkpoint.weights_digest, path=scales)
     precision = load_plan(plan) if plan.exists() else None
     if precision is not None:
-        precision.require_operations(operation_names(checkpoint.architecture), path=plan)
+        precision.require_operations(operation_names(checkpoint), path=plan)
     return Model(
         path=path,
         checkpoint=checkpoint,
@@ -102,11 +103,13 @@ def save_model(
 
 
 def deployed(model: Model) -> Model:
-    """The same with BatchNorm folded, as scales are only ever made for: the float baseline."""
-    if model.checkpoint.form == "deploy":
+    """The same as it is deployed, as scales are only ever made for: the float baseline."""
+    checkpoint = as_deployed(model.checkpoint)
+    if checkpoint is model.checkpoint:
         return model
-    network = fold_batch_norm(model.network)
-    return replace(model, network=network, quantized=network)
+    device = next(model.network.parameters()).device
+    network = restore_detector(checkpoint).to(device)
+    return replace(model, checkpoint=checkpoint, network=network, quantized=network)
 
 
 def without_ranges(model: Model) -> Model:
@@ -114,7 +117,7 @@ def without_ranges(model: Model) -> Model:
     return replace(model, scales=None, plan=None, quantized=model.network)
 
 
-def quantized_as(model: Model, plan: PrecisionPlan) -> nn.Module:
+def quantized_as(model: Model, plan: PrecisionPlan) -> DetectorNetwork:
     """A copy of the float network with the operations of a plan fake-quantized."""
     return quantize(model.network, model.require_scales(), plan)
 

@@ -89,8 +89,9 @@ def check_log(folder: Path | None) -> None:
         )
 
 
-def recipe(settings: TrainingSettings, box_loss: BoxLoss) -> Recipe:
+def recipe(settings: TrainingSettings, box_loss: BoxLoss | None) -> Recipe:
     """The numbers of a training, in the trainer's precision or, where it names none, their own."""
+    assert box_loss is not None, "a model that can be trained has one"
     schedule, precision = settings.schedule, settings.trainer.precision
     if precision is not None:
         schedule = replace(schedule, mixed_precision=precision == "bf16-mixed")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.families.implementation import RawPrediction, raw_prediction
 from quantpipe.errors import ArtifactError
 
 _FINAL_WEIGHT = 0.01
@@ -77,7 +76,6 @@ def distillation_loss(
         mixed_precision_teacher: bfloat16 in the teacher, whatever the student computes in.
     """
     teacher.eval()
-    predict = cast("Callable[[Tensor], RawPrediction]", teacher.predict)
 
     def loss(images: Tensor, student: RawPrediction, epoch: int) -> Tensor:
         enabled = mixed_precision_teacher
@@ -85,7 +83,7 @@ def distillation_loss(
             torch.no_grad(),
             torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled),
         ):
-            target = predict(images)
+            target = raw_prediction(teacher, images)
         total = student.class_logits.new_zeros((), dtype=torch.float32)
         if class_weight > 0:
             _require_same_classes(student, target)

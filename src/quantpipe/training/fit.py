@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, num_training_batches, training_batches
+from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -44,6 +45,7 @@ class TrainingJob:
     Attributes:
         detector: Trained in place on rank 0; the others get copies.
         recipe: The numbers of the training.
+        loss: Of predictions against labels.
         dataset: What to train on.
         image_size: Pixels.
         augmentation: Of the training images.
@@ -58,6 +60,7 @@ class TrainingJob:
 
     detector: nn.Module
     recipe: Recipe
+    loss: DetectionLoss
     dataset: DetectionDataset
     image_size: int
     augmentation: Augmentation
@@ -143,6 +146,7 @@ def _train(
         job.detector,
         source,
         job.recipe,
+        job.loss,
         num_batches=num_batches,
         device=device,
         gradient_masks=job.masks,

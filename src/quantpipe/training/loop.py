@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.families.yolov6.architecture import STRIDES
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
@@ -91,6 +90,7 @@ def train(
     detector: nn.Module,
     batches: BatchSource,
     recipe: Recipe,
+    loss: DetectionLoss,
     *,
     num_batches: int,
     device: torch.device,
@@ -110,6 +110,7 @@ def train(
         detector: A module with ``predict(images) -> RawPrediction``.
         batches: Where batches come from.
         recipe: The numbers.
+        loss: Of predictions against labels.
         num_batches: Batches in an epoch.
         device: Where to train.
         gradient_masks: What multiplies the gradients, by parameter name.
@@ -145,7 +146,7 @@ def train(
         session=session,
         recipe=recipe,
         rates=rates(recipe, steps_per_epoch=steps_per_epoch),
-        loss=DetectionLoss(strides=STRIDES, box_loss=recipe.box_loss, numbers=recipe.loss),
+        loss=loss,
         masks=matched_masks(detector, gradient_masks or {}),
         extra_loss=extra_loss,
         ranges=RangeUpdates(detector),

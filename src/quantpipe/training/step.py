@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
-from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.families.implementation import DetectionLoss, RawPrediction, raw_prediction
 from quantpipe.process_group import ProcessGroup
 from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.range_updates import RangeUpdates
@@ -62,10 +61,9 @@ class Stepper:
         """Adds the gradient of one batch; returns the loss parts (4,)."""
         images = self._images(batch.images)
         boxes, labels = batch.boxes.to(self.device), batch.labels.to(self.device)
-        predict = cast("Callable[[Tensor], RawPrediction]", self.session.network.predict)
         mixed = self.recipe.schedule.mixed_precision
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
-            prediction = predict(images)
+            prediction = raw_prediction(self.session.network, images)
             extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
         total, classification, box = self.loss(
             prediction, boxes, labels, over_processes=self.processes.all_reduce_sum

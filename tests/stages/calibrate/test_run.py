@@ -19,12 +19,12 @@ from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.images import read_image
 from quantpipe.detector.checkpoint import (
     Checkpoint,
+    as_deployed,
     load_checkpoint,
+    operation_names,
     restore_detector,
     save_checkpoint,
 )
-from quantpipe.detector.families.yolov6.architecture import operation_names
-from quantpipe.detector.families.yolov6.network import fold_batch_norm
 from quantpipe.errors import ArtifactError, ConfigurationError, NumericalError
 from quantpipe.quantization.calibration import collect as calibration
 from quantpipe.quantization.calibration.collect import collect
@@ -40,7 +40,7 @@ from quantpipe.stages.calibrate.statistics import CalibrationImages
 
 def test_every_operation_gets_a_range(trained: Checkpoint, calibrated: Artifacts) -> None:
     cache = load_scales(calibrated["model"].folder / SCALES)
-    assert set(cache.operations()) == set(operation_names(trained.architecture))
+    assert set(cache.operations()) == set(operation_names(trained))
     assert cache.weights_digest == load_checkpoint(calibrated["model"].path).weights_digest
     assert cache.preprocessing["image_size"] == 64
 
@@ -73,15 +73,13 @@ def test_a_percentile_clips_and_max_does_not(
 
 
 def test_folding_changes_no_output(trained: Checkpoint, calibrated: Artifacts) -> None:
-    deployed = load_checkpoint(calibrated["model"].path)
-    assert deployed.form == "deploy"
-    assert not any("running_mean" in name for name in deployed.tensors)
+    after = load_checkpoint(calibrated["model"].path)
+    assert after.settings["form"] == "deploy"
+    assert not any("running_mean" in name for name in after.tensors)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = restore_detector(trained)(images)
-        torch.testing.assert_close(
-            restore_detector(deployed)(images), expected, rtol=1e-3, atol=1e-3
-        )
+        torch.testing.assert_close(restore_detector(after)(images), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_deployed_checkpoint_is_calibrated_as_it_is(
@@ -386,8 +384,8 @@ def test_a_batch_that_ranks_cannot_share_is_refused(configured: Configure) -> No
         STAGE.check(config)
 
 
-def deployed(trained: Checkpoint) -> dict[str, Tensor]:
-    return fold_batch_norm(restore_detector(trained)).state_dict()
+def folded(trained: Checkpoint) -> dict[str, Tensor]:
+    return restore_detector(as_deployed(trained)).state_dict()
 
 
 def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_network(
@@ -395,9 +393,9 @@ def test_biases_are_corrected_in_the_scales_and_the_checkpoint_is_the_trained_ne
 ) -> None:
     corrections = load_scales(calibrated["model"].folder / SCALES).bias_corrections
     tensors = load_checkpoint(calibrated["model"].path).tensors
-    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+    assert all(tensors[name].equal(tensor) for name, tensor in folded(trained).items())
     pool = "backbone.ERBlock_5.2.sppf.m"
-    assert set(corrections) == set(operation_names(trained.architecture)) - {pool}
+    assert set(corrections) == set(operation_names(trained)) - {pool}
     assert all(len(v) == len(tensors[f"{n}.bias"]) for n, v in corrections.items())
     assert any(value != 0.0 for values in corrections.values() for value in values)
 
@@ -414,7 +412,7 @@ def test_nothing_changes_where_all_is_off(
     scales = load_scales(made["model"].folder / SCALES)
     assert scales == replace(load_scales(calibrated["model"].folder / SCALES), bias_corrections={})
     tensors = load_checkpoint(made["model"].path).tensors
-    assert all(tensors[name].equal(tensor) for name, tensor in deployed(trained).items())
+    assert all(tensors[name].equal(tensor) for name, tensor in folded(trained).items())
 
 
 def test_better_integers_lie_in_the_weights_that_the_scales_name(

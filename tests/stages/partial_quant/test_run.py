@@ -11,8 +11,7 @@ from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint
-from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError, Interrupted
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -47,7 +46,7 @@ def table(path: Path, names: Sequence[str], digest: str) -> Artifact:
 @pytest.fixture
 def names(trained: Checkpoint) -> list[str]:
     """Operations from harmless to harmful: here the last to run is the most harmless."""
-    return list(reversed(operation_names(trained.architecture)))
+    return list(reversed(operation_names(trained)))
 
 
 def test_the_operations_up_to_the_boundary_are_quantized(

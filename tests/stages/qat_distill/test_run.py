@@ -46,7 +46,7 @@ def test_a_short_fine_tuning_moves_the_weights_and_publishes_their_ranges(
     made = run_stage("qat_distill", config, **calibrated, teacher=float_model)
     before = load_checkpoint(calibrated["model"].path)
     after = load_checkpoint(made["model"].path)
-    assert after.form == "deploy"
+    assert after.settings["form"] == "deploy"
     assert after.tensors.keys() == before.tensors.keys()
     moved = sum(not torch.equal(after.tensors[n], t) for n, t in before.tensors.items())
     assert moved > len(before.tensors) / 2
@@ -78,7 +78,7 @@ def test_the_student_is_the_network_that_is_deployed(
     assert any(isinstance(module, kinds) for module in trained.modules())
     loaded = load_model(calibrated["model"].path, "cpu")
     student = _student(configured("qat_distill"), loaded)
-    assert loaded.checkpoint.form == "deploy"
+    assert loaded.checkpoint.settings["form"] == "deploy"
     assert not any(isinstance(module, kinds) for module in student.modules())
     assert len(quantized_operations(student)) == len(loaded.scales.operations())  # type: ignore[union-attr]
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tests.evaluation.random_boxes import random_detections, random_truth
 
+from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
-from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.stages.sensitivity.methods import LabeledPrediction, _images, image_losses
 
@@ -33,7 +33,7 @@ def prediction(seed: int, num_images: int = 3) -> RawPrediction:
     logits = torch.randn(num_images, ANCHORS, 2, generator=generator)
     distances = torch.rand(num_images, ANCHORS, 4, generator=generator) * 2 + 0.5
     features = tuple(torch.zeros(num_images, 1, 64 // s, 64 // s) for s in STRIDES)
-    return RawPrediction(logits, distances, features)  # type: ignore[arg-type]
+    return RawPrediction(logits, distances, features)
 
 
 def labeled(found: RawPrediction) -> LabeledPrediction:

@@ -12,8 +12,7 @@ from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import Checkpoint
-from quantpipe.detector.families.yolov6.architecture import operation_names
+from quantpipe.detector.checkpoint import Checkpoint, operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.progress import Silent
 from quantpipe.quantization.model_files import CHECKPOINT, SCALES
@@ -47,7 +46,7 @@ def test_every_operation_is_ranked_by_its_damage(
     made = run_stage("sensitivity", config, **calibrated)
     assert set(made) == {"table"}  # the published text holds mAP, which was not measured
     table = load_table(made["table"].path)
-    assert {row.name for row in table.rows} == set(operation_names(trained.architecture))
+    assert {row.name for row in table.rows} == set(operation_names(trained))
     assert (table.method, table.direction, table.num_images) == (method, direction, 2)
     found = [row.score for row in table.rows]
     assert found == sorted(found)
@@ -129,7 +128,7 @@ def test_the_map_of_every_operation_is_measured_and_published_as_text(
 ) -> None:
     config = configured("sensitivity", "sensitivity.method=map")
     made = run_stage("sensitivity", config, **calibrated)
-    num_operations = len(operation_names(trained.architecture))
+    num_operations = len(operation_names(trained))
     table = load_table(made["table"].path)
     assert len(table.rows) == num_operations
     assert table.baseline is not None

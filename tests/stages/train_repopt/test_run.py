@@ -10,6 +10,7 @@ from tests.stages.conftest import Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, released_scales
 from quantpipe.errors import ArtifactError
@@ -99,7 +100,7 @@ def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
 
 
 def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -> None:
-    search = build_detector(trained.architecture, "linear_add", seed=0)
+    search = build_detector(description(trained).architecture, "linear_add", seed=0)
     with torch.no_grad():
         for name, parameter in search.named_parameters():
             if ".scale_" in name:

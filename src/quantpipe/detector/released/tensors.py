@@ -1,8 +1,8 @@
-"""From a public checkpoint to a flat state dict, and how its names became ours."""
+"""From a released checkpoint to a flat state dict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not state:
         raise ArtifactError("holds no model", path=path, hint="expected its 'ema' or 'model'")
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-
-
-def canonical(name: str) -> str:
-    """A name without the levels that only one generation of the public names has.
-
-    0.2.0 has no ``sppf.`` and no ``block.`` between a conv-bn-activation and its parts; fused
-    RepVGG blocks call their convolution ``rbr_reparam``.
-    """
-    levels = f"{name}."
-    for level in ("conv", "bn"):
-        levels = levels.replace(f".block.{level}.", f".{level}.")
-    return levels.replace(".sppf.", ".").replace(".rbr_reparam.", ".conv.")[:-1]
-
-
-def our_names(names: Iterable[str]) -> dict[str, str]:
-    """Maps canonical names to ours, for the names of one of our networks."""
-    return {canonical(name): name for name in names}
 
 
 def _model_state(found: Any) -> dict[str, Tensor]:

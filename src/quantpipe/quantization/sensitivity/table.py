@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from quantpipe.detector.released.tensors import canonical
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
 from quantpipe.quantization.documents import expect, read_document, write_document
@@ -90,9 +89,9 @@ class SensitivityTable:
                 hint="rank the operations of these weights",
             )
 
-    def renamed(self, ours: Mapping[str, str]) -> SensitivityTable:
-        """The table with our names for those of either public generation; others stay."""
-        rows = (replace(row, name=ours.get(canonical(row.name), row.name)) for row in self.rows)
+    def renamed(self, ours: Callable[[str], str | None]) -> SensitivityTable:
+        """The table with our names where there is one for those that it has; others stay."""
+        rows = (replace(row, name=ours(row.name) or row.name) for row in self.rows)
         return replace(self, rows=tuple(rows))
 
     def require_operations(self, names: Sequence[str], *, path: Path | None = None) -> None:

@@ -12,7 +12,7 @@ import torch
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.families.yolov6.network import Detector
+from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
@@ -25,13 +25,13 @@ from quantpipe.stages.calibrate.config import AdjustmentSettings, WeightRounding
 class Fitted(NamedTuple):
     """A float network, its ranges with bias corrections, and what was done, for the metrics."""
 
-    network: Detector
+    network: DetectorNetwork
     scales: ScaleCache
     metrics: Mapping[str, Any]
 
 
 def fit_to_int8(
-    network: Detector,
+    network: DetectorNetwork,
     scales: ScaleCache,
     dataset: DetectionDataset,
     *,
@@ -98,7 +98,7 @@ def _choice(
     )
 
 
-def _totals(result: Adjusted[Detector]) -> dict[str, Any]:
+def _totals(result: Adjusted[DetectorNetwork]) -> dict[str, Any]:
     operations = result.operations.values()
     return {
         "biases_corrected": sum(len(values) for values in result.bias_corrections.values()),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quantpipe.detector.released.tensors import canonical, our_names, read_state
+from quantpipe.detector.families.implementation import Released
+from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration.weights import WEIGHT_AXIS
 from quantpipe.quantization.operations import Operation
@@ -34,7 +35,7 @@ class ReleasedRanges(NamedTuple):
 
 
 def read_released_ranges(
-    path: Path, network: nn.Module, operations: Sequence[Operation]
+    path: Path, network: nn.Module, operations: Sequence[Operation], released: Released
 ) -> ReleasedRanges:
     """Reads input and weight ranges, by the names of either generation.
 
@@ -45,10 +46,11 @@ def read_released_ranges(
         ArtifactError: The file is damaged or hostile, holds no range, or one that does not fit.
     """
     state = read_state(path)
-    ours = our_names(operation.name for operation in operations)
-    inputs, weights = _by_layer(state, _INPUT, ours), _by_layer(state, _WEIGHT, ours)
-    unknown = [name for name in state if name.endswith(_INPUT) and _layer(name, _INPUT) not in ours]
-    if unknown and not unknown[0].startswith("detect.proj_conv"):
+    our_name = released.operation_namer(operation.name for operation in operations)
+    inputs, weights = _by_layer(state, _INPUT, our_name), _by_layer(state, _WEIGHT, our_name)
+    layers = {n: our_name(n.removesuffix(_INPUT)) for n in state if n.endswith(_INPUT)}
+    unknown = [name for name, ours in layers.items() if ours is None]
+    if unknown and not unknown[0].startswith(released.idle):
         raise ArtifactError(f"the model has no operation for '{unknown[0]}'", path=path)
     if not inputs:
         raise ArtifactError(
@@ -73,16 +75,12 @@ def _whole(
     return operation.name in inputs and has_weight
 
 
-def _layer(name: str, suffix: str) -> str:
-    return canonical(name.removesuffix(suffix))
-
-
 def _by_layer(
-    state: Mapping[str, Tensor], suffix: str, ours: Mapping[str, str]
+    state: Mapping[str, Tensor], suffix: str, our_name: Callable[[str], str | None]
 ) -> dict[str, Tensor]:
     """Ranges by the name of our operation."""
-    found = {_layer(name, suffix): t for name, t in state.items() if name.endswith(suffix)}
-    return {ours[layer]: tensor for layer, tensor in found.items() if layer in ours}
+    found = {our_name(n.removesuffix(suffix)): t for n, t in state.items() if n.endswith(suffix)}
+    return {name: tensor for name, tensor in found.items() if name is not None}
 
 
 def _weight_scale(

@@ -10,8 +10,14 @@ import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
-from quantpipe.detector.families.yolov6.network import Detector, fold_batch_norm
+from quantpipe.detector.checkpoint import (
+    Checkpoint,
+    as_deployed,
+    load_checkpoint,
+    restore_detector,
+)
+from quantpipe.detector.families.implementation import DetectorNetwork
+from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration.bootstrap import (
     Solve,
     bootstrap_ranges,
@@ -41,12 +47,10 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     trained = load_checkpoint(source)
     dataset = open_split(config.data, config.split, context)
     require_classes(trained, dataset.class_names, source)
-    network = restore_detector(trained)
-    network = network if trained.form == "deploy" else fold_batch_norm(network)
-    network = network.to(context.device).eval()
-    checkpoint = with_weights(trained, network, form="deploy")
+    checkpoint = as_deployed(trained)
+    network = restore_detector(checkpoint).to(context.device)
 
-    size = trained.image_size
+    size = trained.input.side
     example = torch.zeros(1, 3, size, size, device=context.device)
     operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
@@ -57,9 +61,7 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         batch_size=config.batch_size,
     )
     method = METHOD if config.from_checkpoint is not None else method_of(config)
-    amax, weights = _ranges(
-        config, network, operations, images, checkpoint.weights_digest, outputs, context
-    )
+    amax, weights = _ranges(config, network, operations, images, checkpoint, outputs, context)
     cache = build_scale_cache(
         unify(amax, concat_groups(network, example)),
         weights,
@@ -92,10 +94,10 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
 
 def _ranges(
     config: CalibrateConfig,
-    network: Detector,
+    network: DetectorNetwork,
     operations: Sequence[Operation],
     images: CalibrationImages,
-    weights_digest: str,
+    checkpoint: Checkpoint,
     outputs: Outputs,
     context: Context,
 ) -> tuple[dict[str, float], dict[str, TensorScale]]:
@@ -104,11 +106,18 @@ def _ranges(
     if config.from_checkpoint is None:
         return (
             _activation_ranges(
-                config, network, operations, images, weights_digest, outputs, context
+                config, network, operations, images, checkpoint.weights_digest, outputs, context
             ),
             weight_scales(network, operations, config.weight_method, progress=progress),
         )
-    found = read_released_ranges(config.from_checkpoint, network, operations)
+    released = checkpoint.implementation.released
+    if released is None:
+        raise ArtifactError(
+            f"calibrated checkpoints of family {checkpoint.family} are not known",
+            path=config.from_checkpoint,
+            hint="set calibrate.from_checkpoint=null",
+        )
+    found = read_released_ranges(config.from_checkpoint, network, operations, released)
     if found.missing:
         progress.note(
             f"{context.step}: {config.from_checkpoint.name} leaves {len(found.missing)} operations "
@@ -119,7 +128,7 @@ def _ranges(
 
 def _activation_ranges(
     config: CalibrateConfig,
-    network: Detector,
+    network: DetectorNetwork,
     operations: Sequence[Operation],
     images: CalibrationImages,
     weights_digest: str,

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.families.yolov6.network import Detector, RawPrediction
+from quantpipe.detector.families.implementation import DetectorNetwork, raw_outputs
 from quantpipe.distributed.ranks import run_together
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
@@ -84,7 +84,7 @@ class CalibrationImages:
 
 
 def collect_statistics(
-    network: Detector,
+    network: DetectorNetwork,
     operations: Sequence[Operation],
     images: CalibrationImages,
     *,
@@ -138,7 +138,7 @@ def collect_statistics(
 class _CountingJob:
     """What every rank is told."""
 
-    network: Detector
+    network: DetectorNetwork
     operations: Sequence[Operation]
     images: CalibrationImages
     by_image: bool
@@ -166,7 +166,7 @@ def _count(processes: ProcessGroup, job: _CountingJob, progress: Progress) -> St
 
 
 def range_solver(
-    network: Detector,
+    network: DetectorNetwork,
     operations: Sequence[Operation],
     images: CalibrationImages,
     statistics: Statistics,
@@ -219,10 +219,3 @@ def range_solver(
         + ", ".join(f"{label} for {number}" for label, number in numbers)
     )
     return by_degradation
-
-
-def raw_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
-    """Class logits and box distances."""
-    predict: Callable[[Tensor], RawPrediction] = network.predict  # type: ignore[assignment]
-    prediction = predict(images)
-    return prediction.class_logits, prediction.distances

@@ -142,7 +142,7 @@ def _diverged_at(
     context: Context,
 ) -> str | None:
     context.progress.note(f"{context.step}: looking for the first operation that differs")
-    size = model.checkpoint.image_size
+    size = model.checkpoint.input.side
     (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
     try:
         with tempfile.TemporaryDirectory() as folder:

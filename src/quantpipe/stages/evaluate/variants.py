@@ -120,7 +120,7 @@ def _open_model(
         precision="fp32" if model.scales is None else "int8",
         float_precision="fp32",
         engine="torch",
-        image_size=model.checkpoint.image_size,
+        image_size=model.checkpoint.input.side,
         mib=artifact.path.stat().st_size / 2**20,
         detects=False,
         layers=(),

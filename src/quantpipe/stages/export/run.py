@@ -41,7 +41,7 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
     export_float(
         model.network,
         path,
-        image_size=model.checkpoint.image_size,
+        image_size=model.checkpoint.input.side,
         batch=config.batch,
         opset=resolved_opset(config.opset, config.target),
     )
@@ -88,7 +88,7 @@ def _images(config: ExportConfig, model: Model, context: Context) -> Any:
     (images,) = float_batches(
         dataset,
         chosen,
-        image_size=model.checkpoint.image_size,
+        image_size=model.checkpoint.input.side,
         batch_size=count,
         device="cpu",
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
 from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive, identity
@@ -19,7 +18,7 @@ from quantpipe.settings.engine import (
     engine_platform,
     resolved_opset,
 )
-from quantpipe.settings.model import ModelSettings, architecture
+from quantpipe.settings.model import ModelSettings, family_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +102,13 @@ def _check_budgets(config: PartialQuantConfig) -> None:
 
 def check(config: PartialQuantConfig) -> None:
     """Refuses a boundary past the last operation of the model; finds what is missing here."""
-    last = len(operation_names(architecture(config.model, num_classes=1))) - 1
-    if config.quant_boundary != "auto" and config.quant_boundary > last:
+    operations = family_of(config.model).operations(config.model)
+    boundary = config.quant_boundary
+    if boundary != "auto" and operations is not None and boundary >= len(operations):
         raise ConfigurationError(
-            f"{config.quant_boundary} is past the last of the model's {last + 1} operations",
+            f"{boundary} is past the last of the model's {len(operations)} operations",
             path="quant_boundary",
-            hint=f"give 0 to {last}",
+            hint=f"give 0 to {len(operations) - 1}",
         )
     for name in ("table_file", "plan_file"):
         path: Path | None = getattr(config, name)

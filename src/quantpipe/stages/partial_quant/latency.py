@@ -104,7 +104,7 @@ class PlanTimer:
             export_float(
                 self.loaded.network,
                 path,
-                image_size=self.loaded.checkpoint.image_size,
+                image_size=self.loaded.checkpoint.input.side,
                 batch="dynamic",
                 opset=self.opset,
             )
@@ -112,7 +112,7 @@ class PlanTimer:
 
     @cached_property
     def _images(self) -> NDArray[np.float32]:
-        size = self.loaded.checkpoint.image_size
+        size = self.loaded.checkpoint.input.side
         rng = np.random.default_rng(self.context.seed)
         return rng.random((self.batch_size, 3, size, size), dtype=np.float32)
 
@@ -123,12 +123,12 @@ class PlanTimer:
         if path.exists():
             return path
         self.context.progress.status(f"building with {self.engine.name}")
-        source, size = path.with_suffix(".onnx"), self.loaded.checkpoint.image_size
+        source, size = path.with_suffix(".onnx"), self.loaded.checkpoint.input.size
         write_graph(source, self._edited(kept))
         settings = BuildSettings(
             engine=replace(self.engine, batch_sizes=(self.batch_size,)),
             precision=self._precision(kept),
-            image_size=(size, size),
+            image_size=size,
         )
         source = typed_source(settings, source, path.with_suffix(".half.onnx"))
         kept_timings = BuildInputs(memo=self.context.memo, note=self.context.progress.note)

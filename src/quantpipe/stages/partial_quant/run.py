@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
-from quantpipe.detector.families.yolov6.architecture import operation_names
-from quantpipe.detector.released.tensors import our_names
+from quantpipe.detector.checkpoint import operation_names
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import Model, load_model, save_model
 from quantpipe.quantization.precision_plan import (
@@ -48,7 +47,7 @@ def _plan(
 ) -> PrecisionPlan:
     if config.plan_file is not None:
         plan = load_plan(config.plan_file)
-        names = operation_names(model.checkpoint.architecture)
+        names = operation_names(model.checkpoint)
         plan.require_operations(names, path=config.plan_file)
         return plan
     table = _table(config, inputs, model)
@@ -89,9 +88,12 @@ def _searched(
 
 def _table(config: PartialQuantConfig, inputs: Inputs, model: Model) -> SensitivityTable:
     """The ranking of the wired step, or of a published text file, which names no weights."""
-    operations = operation_names(model.checkpoint.architecture)
+    operations = operation_names(model.checkpoint)
     if config.table_file is not None:
-        table = read_released_text(config.table_file).renamed(our_names(operations))
+        table = read_released_text(config.table_file)
+        released = model.checkpoint.implementation.released
+        if released is not None:
+            table = table.renamed(released.operation_namer(operations))
         table.require_operations(operations, path=config.table_file)
         return table
     if "table" not in inputs:

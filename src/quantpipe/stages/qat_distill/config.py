@@ -42,7 +42,7 @@ class QatDistillConfig(TrainingSettings):
 
     ranges: Literal["fixed", "learned", "ema"]
     range_training: RangeSettings
-    box_loss: BoxLoss
+    box_loss: BoxLoss | None
     distillation: DistillationSettings
 
 

@@ -15,10 +15,10 @@ from torch import nn
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.detector.checkpoint import (
+    as_deployed,
     load_checkpoint,
     restore_detector,
 )
-from quantpipe.detector.families.yolov6.network import fold_batch_norm
 from quantpipe.errors import ConfigurationError
 from quantpipe.files import write_json
 from quantpipe.quantization import model_files
@@ -95,7 +95,7 @@ def _student(config: QatDistillConfig, model: Model) -> nn.Module:
         "learned": Learned(lr_factor=numbers.lr_factor),
         "ema": Averaged(decay=numbers.decay, frozen_fraction=numbers.frozen_fraction),
     }
-    size = model.checkpoint.image_size
+    size = model.checkpoint.input.side
     example = torch.zeros(1, 3, size, size, device=next(model.network.parameters()).device)
     return quantize_to_train(
         model.network,
@@ -113,22 +113,31 @@ def _fit(
     teacher: Path,
     context: Context,
 ) -> TrainResult:
+    training = model.checkpoint.implementation.training
+    if training is None:
+        raise ConfigurationError(
+            f"family {model.checkpoint.family} has no loss to train with",
+            path=context.step,
+            hint="leave this step out",
+        )
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     require_classes(model.checkpoint, dataset.class_names, model.path)
     require_classes(load_checkpoint(teacher), dataset.class_names, teacher)
+    numbers = recipe(config, config.box_loss)
     job = TrainingJob(
         detector=student,
-        recipe=recipe(config, config.box_loss),
+        recipe=numbers,
+        loss=training.loss(numbers.loss, numbers.box_loss),
         dataset=dataset,
-        image_size=model.checkpoint.image_size,
+        image_size=model.checkpoint.input.side,
         augmentation=config.augmentation,
         seed=context.seed,
         device=context.device,
         execution=execution(config, context.device),
         masks=None,
         distillation=Distillation(
-            teacher=fold_batch_norm(restore_detector(load_checkpoint(teacher))),
+            teacher=restore_detector(as_deployed(load_checkpoint(teacher))),
             settings=vars(config.distillation),
         ),
         progress_folder=context.progress_folder,

@@ -27,7 +27,7 @@ class SensitivityConfig:
     batch_size: BatchSize
     output_error: Literal["detections", "noise"]
     num_projections: Annotated[int, Between(1, 1000)]
-    box_loss: BoxLoss
+    box_loss: BoxLoss | None
     loss: LossNumbers
 
 

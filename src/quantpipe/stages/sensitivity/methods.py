@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,12 @@ from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, evaluation_batches
 from quantpipe.data.transforms import Letterbox
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
-from quantpipe.detector.families.yolov6.network import RawPrediction
+from quantpipe.detector.families.implementation import (
+    DetectionLoss,
+    RawPrediction,
+    raw_outputs,
+    raw_prediction,
+)
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.accuracy import ImageDetections, detect
 from quantpipe.evaluation.network import predictor
@@ -88,7 +93,7 @@ class RankingJob:
     dataset: DetectionDataset
     image_size: int
     batch_size: int
-    loss: DetectionLoss
+    loss: DetectionLoss | None
     output_error: ErrorMeasure
     num_projections: int
     device: str
@@ -160,7 +165,7 @@ def ranking_method(
     name: SensitivityMethod,
     *,
     dataset: DetectionDataset,
-    loss: DetectionLoss,
+    loss: DetectionLoss | None,
     output_error: ErrorMeasure,
     num_projections: int,
     device: str,
@@ -178,26 +183,27 @@ def ranking_method(
     error = OUTPUT_ERRORS[output_error]
     methods: Mapping[SensitivityMethod, Callable[[], Method[RankingBatch]]] = {
         "map": lambda: by_map(_detector(dataset, device), _matcher(dataset)),
-        "loss": lambda: by_loss(
-            labeled_prediction, lambda seen, in_float: image_losses(loss, seen, in_float)
-        ),
-        "output": lambda: by_output(raw_outputs, error),
-        "gradient": lambda: by_gradient(raw_outputs, error, num_projections=num_projections),
+        "loss": lambda: by_loss(labeled_prediction, partial(image_losses, _given(loss))),
+        "output": lambda: by_output(_outputs, error),
+        "gradient": lambda: by_gradient(_outputs, error, num_projections=num_projections),
     }
     return methods[name]()
 
 
-def raw_outputs(network: nn.Module, batch: RankingBatch) -> tuple[Tensor, Tensor]:
-    """Class logits and box distances: what decoding has not yet bent."""
-    prediction = _predict(network, batch.images)
-    return prediction.class_logits, prediction.distances
+def _given(loss: DetectionLoss | None) -> DetectionLoss:
+    assert loss is not None, "the method 'loss' needs one"
+    return loss
+
+
+def _outputs(network: nn.Module, batch: RankingBatch) -> tuple[Tensor, Tensor]:
+    return raw_outputs(network, batch.images)
 
 
 def labeled_prediction(network: nn.Module, batch: RankingBatch) -> LabeledPrediction:
     """What a loss compares."""
     device = batch.images.device
     return LabeledPrediction(
-        _predict(network, batch.images),
+        raw_prediction(network, batch.images),
         batch.labeled.boxes.to(device),
         batch.labeled.labels.to(device),
     )
@@ -212,26 +218,14 @@ def image_losses(
     """
     values = [
         loss(
-            _of_image(seen.prediction, row),
+            seen.prediction.of_image(row),
             seen.boxes[row : row + 1],
             seen.labels[row : row + 1],
-            assigned_by=_of_image(in_float.prediction, row),
+            assigned_by=in_float.prediction.of_image(row),
         ).total
         for row in range(len(seen.boxes))
     ]
     return torch.stack(values)
-
-
-def _of_image(prediction: RawPrediction, row: int) -> RawPrediction:
-    one = slice(row, row + 1)
-    return RawPrediction(
-        prediction.class_logits[one], prediction.distances[one], prediction.features
-    )
-
-
-def _predict(network: nn.Module, images: Tensor) -> RawPrediction:
-    predict = cast("Callable[[Tensor], RawPrediction]", network.predict)
-    return predict(images)
 
 
 def _detector(

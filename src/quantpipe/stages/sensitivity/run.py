@@ -6,8 +6,9 @@ import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import sample
-from quantpipe.detector.families.yolov6.architecture import STRIDES
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.families.implementation import DetectionLoss
+from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import load_model
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.sensitivity.table import (
@@ -42,7 +43,7 @@ def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
     model = load_model(inputs["model"].path, "cpu")
-    size = model.checkpoint.image_size
+    size = model.checkpoint.input.side
     dataset = open_split(config.data, config.split, context)
     job = RankingJob(
         method=config.method,
@@ -53,7 +54,7 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
         dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
         image_size=size,
         batch_size=config.batch_size,
-        loss=DetectionLoss(strides=STRIDES, box_loss=config.box_loss, numbers=config.loss),
+        loss=_loss(config, model.checkpoint),
         output_error=config.output_error,
         num_projections=config.num_projections,
         device=context.device,
@@ -63,6 +64,25 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
     return rank_together(
         job, context.progress, num_ranks=config.devices, timeout_seconds=config.timeout_s
     )
+
+
+def _loss(config: SensitivityConfig, checkpoint: Checkpoint) -> DetectionLoss | None:
+    """The loss of the checkpoint's family; None where no ranking by loss is asked for.
+
+    Raises:
+        ConfigurationError: The family has none.
+    """
+    if config.method != "loss":
+        return None
+    training = checkpoint.implementation.training
+    if training is None:
+        raise ConfigurationError(
+            f"family {checkpoint.family} has no loss",
+            path="sensitivity.method",
+            hint="take gradient, output or map",
+        )
+    assert config.box_loss is not None, "a model that can be trained has one"
+    return training.loss(config.loss, config.box_loss)
 
 
 def _worth(table: SensitivityTable) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_file
 from quantpipe.schema import Positive
@@ -28,6 +29,7 @@ class TrainRepoptConfig(TrainingSettings):
     """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
 
     model: ModelSettings
+    box_loss: BoxLoss | None
     form: Literal["repopt", "repvgg"]
     checkpoint: Path | None
     scales: Path | None

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from quantpipe.detector.families.yolov6.architecture import Architecture
-from quantpipe.detector.families.yolov6.network import Detector, build_detector
-from quantpipe.detector.families.yolov6.rep_optimizer import (
-    Scales,
-    extract_scales,
-    gradient_masks,
-    initialize_from_scales,
-    load_scales,
-    released_scales,
-    save_scales,
-)
+from quantpipe.detector.families.implementation import DetectorNetwork, Search, Training
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.detector.released.archive import is_archive
-from quantpipe.detector.released.checkpoint import read_released_checkpoint, write_state_dict
-from quantpipe.errors import ArtifactError
+from quantpipe.detector.released.state_dict import write_state_dict
+from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import write_json
 from quantpipe.quantization.model import require_classes
 from quantpipe.settings.data import open_split
-from quantpipe.settings.model import architecture
+from quantpipe.settings.model import family_of, input_of
 from quantpipe.settings.training import execution, log_folder, recipe
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig
 from quantpipe.training.fit import TrainingJob, fit
@@ -49,50 +41,75 @@ def run(config: TrainRepoptConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Context) -> Metrics:
     names = open_split(config.data, "val", context).class_names
-    wanted = architecture(config.model, num_classes=len(names))
+    model = config.model
     if is_archive(given):
-        released = read_released_checkpoint(given, wanted, names, config.model.image_size)
-        save_checkpoint(outputs["model"], released)
+        released = family_of(model).implementation().released
+        if released is None:
+            raise ArtifactError(f"family {model.family} reads no such files", path=given)
+        save_checkpoint(outputs["model"], released.checkpoint(given, model, names))
         return {"trained": False, "released": True}
     checkpoint = load_checkpoint(given)
     require_classes(checkpoint, names, given)
-    if checkpoint.architecture != wanted:
-        raise ArtifactError(
-            f"the checkpoint is of model {checkpoint.architecture.name}, not {wanted.name}",
-            path=given,
-            hint=f"set model={checkpoint.architecture.name}",
-        )
-    if checkpoint.image_size != config.model.image_size:
-        raise ArtifactError(
-            f"the checkpoint is for {checkpoint.image_size} px, not {config.model.image_size}",
-            path=given,
-            hint=f"set model.image_size={checkpoint.image_size}",
-        )
+    _require_model(checkpoint, config, given)
     shutil.copyfile(given, outputs["model"])
     return {"trained": False}
 
 
+def _require_model(checkpoint: Checkpoint, config: TrainRepoptConfig, path: Path) -> None:
+    """Refuses a checkpoint of another model, or for images of another size."""
+    model, wanted = config.model, input_of(config.model)
+    if checkpoint.family != model.family:
+        raise ArtifactError(
+            f"the checkpoint is of family {checkpoint.family}, not {model.family}",
+            path=path,
+            hint="choose a model of that family",
+        )
+    try:
+        checkpoint.implementation.require_model(checkpoint, model)
+    except ArtifactError as error:
+        error.path = path
+        raise
+    if checkpoint.input != wanted:
+        raise ArtifactError(
+            f"the checkpoint is for {checkpoint.input.shown} px, not {wanted.shown}",
+            path=path,
+            hint=f"set model.image_size={_written(checkpoint.input)}",
+        )
+
+
+def _written(specification: InputSpecification) -> str:
+    """Its size as the command line takes it."""
+    height, width = specification.size
+    return str(width) if height == width else f"[{height},{width}]"
+
+
 def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Metrics:
+    training = _training(config)
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
     _note_counts(dataset, context)
     _note_counts(held_out, context)
-    shape = architecture(config.model, num_classes=len(dataset.class_names))
-    start = _STARTS[config.form](config, dataset, shape, outputs, context)
-    numbers = recipe(config, config.model.iou_loss)
-    result = _fit("train", config, numbers, start.detector, start.masks, dataset, held_out, context)
+    searched: list[dict[str, float]] = []
+    search = Search(
+        file=config.scales,
+        result=outputs["rep_scales"],
+        train=lambda network: _searched(config, network, dataset, searched, context),
+    )
+    num_classes = len(dataset.class_names)
+    start = training.start(config.form, config.model, num_classes, context.seed, search)
+    numbers = recipe(config, config.box_loss)
+    result = _fit("train", config, numbers, start.network, start.masks, dataset, held_out, context)
     selected = result.selected(config.select)
     checkpoint = Checkpoint(
-        architecture=shape,
-        form=config.form,
+        family=config.model.family,
+        settings=start.settings,
         class_names=dataset.class_names,
-        image_size=config.model.image_size,
+        input=input_of(config.model),
         tensors=selected.weights,
-        precision_plan=None,
         provenance=context.provenance(epochs=config.epochs, best_epoch=result.best_epoch or 0),
     )
     save_checkpoint(outputs["model"], checkpoint)
-    write_json(outputs["history"], {"search": start.search_history, "train": result.history})
+    write_json(outputs["history"], {"search": searched, "train": result.history})
     return {
         "trained": True,
         "map": selected.score,
@@ -103,70 +120,43 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """What the training begins with."""
+def _training(config: TrainRepoptConfig) -> Training:
+    """How the model's family trains.
 
-    detector: Detector
-    masks: Mapping[str, Any] | None
-    search_history: list[dict[str, float]]
+    Raises:
+        ConfigurationError: It cannot be trained from labels.
+    """
+    training = family_of(config.model).implementation().training
+    if training is None:
+        raise ConfigurationError(
+            f"family {config.model.family} cannot be trained from labels",
+            path="train_repopt.checkpoint",
+            hint="give a trained checkpoint",
+        )
+    return training
 
 
-def _plain_kernels(
+def _searched(
     config: TrainRepoptConfig,
+    network: DetectorNetwork,
     dataset: DetectionDataset,
-    shape: Architecture,
-    outputs: Outputs,
+    history: list[dict[str, float]],
     context: Context,
-) -> _Start:
-    """One 3x3 kernel a block; the branches live on in its first value and its gradient."""
-    scales, search_history = _scales(config, dataset, shape, context)
-    save_scales(outputs["rep_scales"], scales)
-    detector = build_detector(shape, "repopt", seed=context.seed)
-    initialize_from_scales(detector, scales, seed=context.seed)
-    return _Start(
-        detector=detector, masks=gradient_masks(detector, scales), search_history=search_history
-    )
-
-
-def _branches(
-    config: TrainRepoptConfig,  # noqa: ARG001
-    dataset: DetectionDataset,  # noqa: ARG001
-    shape: Architecture,
-    outputs: Outputs,  # noqa: ARG001
-    context: Context,
-) -> _Start:
-    """Three branches a block, merged only for deployment: nothing to search."""
-    return _Start(
-        detector=build_detector(shape, "repvgg", seed=context.seed), masks=None, search_history=[]
-    )
-
-
-_STARTS = {"repopt": _plain_kernels, "repvgg": _branches}
-
-
-def _scales(
-    config: TrainRepoptConfig, dataset: DetectionDataset, shape: Architecture, context: Context
-) -> tuple[Scales, list[dict[str, float]]]:
-    """The scales of the file that is given, or those of a search."""
-    if config.scales is not None:
-        read = released_scales if is_archive(config.scales) else load_scales
-        return read(config.scales), []
-    detector = build_detector(shape, "linear_add", seed=context.seed)
-    numbers = replace(
-        recipe(config, config.model.iou_loss), epochs=config.search.epochs, lr=config.search.lr
-    )
-    found = _fit("search", config, numbers, detector, None, dataset, None, context)
-    detector.load_state_dict(found.weights)
-    return extract_scales(detector), found.history
+) -> Mapping[str, Tensor]:
+    """The weights that a training of the length and rate of the search leaves."""
+    numbers = recipe(config, config.box_loss)
+    numbers = replace(numbers, epochs=config.search.epochs, lr=config.search.lr)
+    found = _fit("search", config, numbers, network, None, dataset, None, context)
+    history.extend(found.history)
+    return found.weights
 
 
 def _fit(
     part: str,
     config: TrainRepoptConfig,
     numbers: Recipe,
-    detector: Detector,
-    masks: Mapping[str, Any] | None,
+    detector: DetectorNetwork,
+    masks: Mapping[str, Tensor] | None,
     dataset: DetectionDataset,
     held_out: DetectionDataset | None,
     context: Context,
@@ -175,8 +165,9 @@ def _fit(
     job = TrainingJob(
         detector=detector,
         recipe=numbers,
+        loss=_training(config).loss(numbers.loss, numbers.box_loss),
         dataset=dataset,
-        image_size=config.model.image_size,
+        image_size=input_of(config.model).side,
         augmentation=config.augmentation,
         seed=context.seed,
         device=context.device,

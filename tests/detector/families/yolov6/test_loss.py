@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.loss import DetectionLoss, varifocal_loss
-from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.detector.loss_numbers import LossNumbers
 
 LOSS = DetectionLoss(

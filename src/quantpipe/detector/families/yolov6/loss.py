@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quantpipe.detector.families.implementation import LossValue, RawPrediction
 from quantpipe.detector.families.yolov6.anchors import anchor_points, decode_boxes
+from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.assignment import task_aligned_assignment
 from quantpipe.detector.families.yolov6.box_losses import BOX_LOSSES
-from quantpipe.detector.families.yolov6.network import RawPrediction
 from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 
 
@@ -34,14 +34,6 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: floa
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     background = alpha * logits.sigmoid().pow(gamma)
     return torch.where(targets > 0, targets, background) * cross_entropy
-
-
-class LossValue(NamedTuple):
-    """A loss to differentiate, and its weighted parts."""
-
-    total: Tensor
-    classification: Tensor
-    box: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +91,8 @@ class DetectionLoss:
         classification = numbers.classification_weight * focal.sum() / total_score
         box = numbers.box_weight * (misfit * positive.score).sum() / total_score
         return LossValue(classification + box, classification, box)
+
+
+def detection_loss(numbers: LossNumbers, box_loss: BoxLoss) -> DetectionLoss:
+    """The loss for the three levels of the head."""
+    return DetectionLoss(strides=STRIDES, box_loss=box_loss, numbers=numbers)

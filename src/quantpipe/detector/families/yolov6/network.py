@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from quantpipe.detector.families.implementation import DetectorNetwork, RawPrediction
 from quantpipe.detector.families.yolov6.anchors import anchor_points
 from quantpipe.detector.families.yolov6.architecture import STRIDES, Architecture, BlockForm
 from quantpipe.detector.families.yolov6.backbone import Backbone
 from quantpipe.detector.families.yolov6.folding import folded_tensors
 from quantpipe.detector.families.yolov6.head import Head
 from quantpipe.detector.families.yolov6.initialization import initialize
+from quantpipe.detector.families.yolov6.layers import ConvBn
 from quantpipe.detector.families.yolov6.neck import Neck
+
+# oneDNN's backward pass of a strided 1x1 convolution writes past its workspace for channels-last
+# float32 images of fewer channels than this (uxlfoundation/oneDNN issue 6035): the heap is damaged.
+_SAFE_CHANNELS = 16
 
 __all__ = [
     "BlockForm",
     "Detector",
-    "RawPrediction",
     "build_detector",
     "detector_from_tensors",
     "fold_batch_norm",
@@ -28,21 +32,7 @@ __all__ = [
 ]
 
 
-class RawPrediction(NamedTuple):
-    """What losses are made of.
-
-    Attributes:
-        class_logits: (B, A, C).
-        distances: (B, A, 4) left, top, right, bottom in cells.
-        features: The neck's outputs P3, P4 and P5, each (B, C_i, H_i, W_i).
-    """
-
-    class_logits: Tensor
-    distances: Tensor
-    features: tuple[Tensor, Tensor, Tensor]
-
-
-class Detector(nn.Module):
+class Detector(DetectorNetwork):
     """A YOLOv6-class detector. Image height and width are multiples of 32."""
 
     def __init__(self, architecture: Architecture, form: BlockForm):
@@ -68,9 +58,23 @@ class Detector(nn.Module):
         return _assemble(logits, distances, features)
 
     def predict(self, images: Tensor) -> RawPrediction:
-        """Predicts from images (B, 3, H, W), RGB, 0 to 1: the same modules, nothing decoded."""
+        """The same modules, nothing decoded: distances in cells, and P3, P4 and P5 as features."""
         features, logits, distances = self._run(images)
         return RawPrediction(logits.transpose(1, 2), distances.transpose(1, 2), features)
+
+    def may_use_channels_last(self, device: torch.device) -> bool:
+        """Whether it can be trained in this memory order.
+
+        Only the 1x1 branches of RepVGG blocks are strided; linear-add blocks merge theirs into the
+        3x3 kernel.
+        """
+        convs = [module.conv for module in self.modules() if isinstance(module, ConvBn)]
+        return device.type != "cpu" or not any(
+            conv.kernel_size == (1, 1)
+            and conv.stride != (1, 1)
+            and conv.in_channels < _SAFE_CHANNELS
+            for conv in convs
+        )
 
     def _run(self, images: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         height, width = images.shape[-2:]

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.checkpoint import description
+from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, num_parameters
-from quantpipe.detector.released.checkpoint import read_released_checkpoint, write_state_dict
+from quantpipe.detector.families.yolov6.released import read_released_checkpoint
+from quantpipe.detector.released.state_dict import write_state_dict
 from quantpipe.errors import ArtifactError
 
 CLASSES = ("circle", "square")
@@ -19,25 +22,30 @@ CLASSES = ("circle", "square")
 
 @pytest.fixture(scope="module")
 def small() -> Architecture:
-    return sized("small", 0.125, len(CLASSES))
+    return architecture(SMALL, num_classes=len(CLASSES))
 
 
-def sized(name: str, width: float, num_classes: int) -> Architecture:
-    return Architecture(
+def sized(name: str, width: float) -> Yolov6Settings:
+    return Yolov6Settings(
+        family="yolov6",
         name=name,
         depth=0.33,
         width=width,
-        num_classes=num_classes,
         backbone_channels=(64, 128, 256, 512, 1024),
         backbone_repeats=(1, 6, 12, 18, 6),
         neck_channels=(256, 128, 128, 256, 256, 512),
         neck_repeats=(12, 12, 12, 12),
+        iou_loss="giou",
+        image_size=64,
     )
 
 
-def trained(architecture: Architecture, form: BlockForm, *, seed: int = 3) -> Detector:
+SMALL = sized("small", 0.125)
+
+
+def trained(shape: Architecture, form: BlockForm, *, seed: int = 3) -> Detector:
     """Weights that half precision holds exactly, and statistics that are not those of the start."""
-    detector = build_detector(architecture, form, seed=seed)
+    detector = build_detector(shape, form, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in detector.modules():
@@ -63,7 +71,7 @@ def images() -> Tensor:
 def test_the_networks_have_the_published_number_of_parameters(
     name: str, width: float, millions: float
 ) -> None:
-    detector = build_detector(sized(name, width, 80), "repopt", seed=0)
+    detector = build_detector(architecture(sized(name, width), num_classes=80), "repopt", seed=0)
     trainable = num_parameters(detector) - detector.detect.proj_conv.weight.numel()
     assert trainable / 1e6 == pytest.approx(millions, abs=0.01)
 
@@ -79,8 +87,8 @@ def test_repopt_weights_load_as_they_are(
         assert "backbone.ERBlock_5.2.cv1.conv.weight" in tensors
     path = save_released(tmp_path / "public.pt", tensors, ema=None)
     assert "yolov6" not in sys.modules
-    read = read_released_checkpoint(path, small, CLASSES, 64)
-    assert read.form == "repopt"
+    read = read_released_checkpoint(path, SMALL, CLASSES)
+    assert description(read).form == "repopt"
     for name, tensor in tensors_of(detector).items():
         assert torch.equal(read.tensors[name], tensor), name
     save_checkpoint(tmp_path / "ours.safetensors", read)
@@ -97,8 +105,8 @@ def test_repvgg_weights_are_reparameterized(
     tensors = tensors_of(detector)
     tensors = first_generation(tensors) if generation == "first" else tensors
     path = save_released(tmp_path / "public.pt", tensors)
-    read = read_released_checkpoint(path, small, CLASSES, 64)
-    assert read.form == "deploy"
+    read = read_released_checkpoint(path, SMALL, CLASSES)
+    assert description(read).form == "deploy"
     with torch.no_grad():
         expected = detector.double()(images().double())
         got = restore_detector(read).double()(images().double())
@@ -128,8 +136,8 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
         for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             tensors.pop(f"{path}.bn.{part}")
     # In half precision on its way: compare with that.
-    read = read_released_checkpoint(save_released(tmp_path / "p.pt", tensors), small, CLASSES, 64)
-    assert read.form == "deploy"
+    read = read_released_checkpoint(save_released(tmp_path / "p.pt", tensors), SMALL, CLASSES)
+    assert description(read).form == "deploy"
     with torch.no_grad():
         expected, got = detector(images()), restore_detector(read)(images())
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=0.2)
@@ -138,7 +146,7 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
 def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
     model, average = (tensors_of(trained(small, "repopt", seed=seed)) for seed in (1, 2))
     path = save_released(tmp_path / "public.pt", model, ema=average)
-    read = read_released_checkpoint(path, small, CLASSES, 64)
+    read = read_released_checkpoint(path, SMALL, CLASSES)
     name = "backbone.stem.conv.weight"
     assert torch.equal(read.tensors[name], average[name])
     assert not torch.equal(average[name], model[name])
@@ -147,7 +155,7 @@ def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
 def test_a_wrong_number_of_classes_is_one_line(small: Architecture, tmp_path: Path) -> None:
     path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
     with pytest.raises(ArtifactError, match=r"has 2 classes, the data set 3 \(a, b, c\)") as fault:
-        read_released_checkpoint(path, sized("small", 0.125, 3), ("a", "b", "c"), 64)
+        read_released_checkpoint(path, SMALL, ("a", "b", "c"))
     assert "\n" not in str(fault.value)
 
 
@@ -168,13 +176,13 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(
     for number, (message, tensors) in enumerate(cases.items()):
         path = save_released(tmp_path / f"{number}.pt", tensors)
         with pytest.raises(ArtifactError, match=message):
-            read_released_checkpoint(path, small, CLASSES, 64)
+            read_released_checkpoint(path, SMALL, CLASSES)
 
 
 def test_a_model_of_another_size_is_refused(small: Architecture, tmp_path: Path) -> None:
     path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
     with pytest.raises(ArtifactError, match="choose the model that it is of"):
-        read_released_checkpoint(path, sized("n", 0.25, 2), CLASSES, 64)
+        read_released_checkpoint(path, sized("n", 0.25), CLASSES)
 
 
 def test_weights_written_back_are_read_by_torch_and_by_us(
@@ -187,5 +195,5 @@ def test_weights_written_back_are_read_by_torch_and_by_us(
     assert {n: t.shape for n, t in plain.items()} == {
         n: t.shape for n, t in detector.state_dict().items()
     }
-    read = read_released_checkpoint(path, small, CLASSES, 64)
+    read = read_released_checkpoint(path, SMALL, CLASSES)
     assert all(torch.equal(read.tensors[n], t) for n, t in tensors_of(detector).items())

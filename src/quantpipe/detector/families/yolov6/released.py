@@ -1,9 +1,8 @@
-"""Public checkpoints as ours, and ours in the public names."""
+"""Public YOLOv6 checkpoints as ours, and how their names became ours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,19 +10,23 @@ from torch import Tensor
 
 from quantpipe.detector.checkpoint import Checkpoint
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
+from quantpipe.detector.families.yolov6.checkpoint import Description
+from quantpipe.detector.families.yolov6.family import YOLOV6, Yolov6Settings, architecture
 from quantpipe.detector.families.yolov6.layers import BATCH_NORM_EPS
 from quantpipe.detector.families.yolov6.network import (
+    build_detector,
     detector_from_tensors,
     fold_batch_norm,
     uninitialized_detector,
 )
-from quantpipe.detector.released.tensors import canonical, our_names, read_state
+from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
-from quantpipe.files import sha256_file, write_atomic
+from quantpipe.files import sha256_file
 
 _CLASSES = "detect.cls_preds.0.weight"
 # Ours are constants of the architecture; the public ones are never trained.
 _CONSTANTS = ("detect.proj", "detect.proj_conv.weight")
+IDLE = ("detect.proj_conv",)
 _FORM_MARKS: tuple[tuple[str, BlockForm], ...] = (
     (".rbr_reparam.weight", "deploy"),
     (".rbr_dense.conv.weight", "repvgg"),
@@ -33,7 +36,7 @@ _FORM_MARKS: tuple[tuple[str, BlockForm], ...] = (
 
 
 def read_released_checkpoint(
-    path: Path, architecture: Architecture, class_names: tuple[str, ...], image_size: int
+    path: Path, model: Yolov6Settings, class_names: tuple[str, ...]
 ) -> Checkpoint:
     """Reads a public YOLOv6 checkpoint as one of ours.
 
@@ -42,9 +45,8 @@ def read_released_checkpoint(
 
     Args:
         path: The file.
-        architecture: The model that it should be of.
+        model: What it should be of, and the size of its images: the file does not say.
         class_names: The file names no classes: those of the data set, in its order.
-        image_size: Pixels; the file does not say.
 
     Raises:
         ArtifactError: The number of classes differs, a tensor is missing, extra, of another shape
@@ -55,38 +57,54 @@ def read_released_checkpoint(
     _require_classes(found, class_names, path)
     if form == "deploy":
         found = _folded(found)
-    tensors = renamed(found, architecture, form, path)
+    shape = architecture(model, num_classes=len(class_names))
+    tensors = renamed(found, shape, form, path)
     if form == "repvgg":
-        detector = detector_from_tensors(architecture, form, tensors)
+        detector = detector_from_tensors(shape, form, tensors)
         form, tensors = "deploy", dict(fold_batch_norm(detector).state_dict())
     return Checkpoint(
-        architecture=architecture,
-        form=form,
+        family=YOLOV6.name,
+        settings=Description(shape, form).settings(),
         class_names=class_names,
-        image_size=image_size,
+        input=YOLOV6.input(model),
         tensors=tensors,
-        precision_plan=None,
         provenance={"source": path.name, "source_sha256": sha256_file(path)},
     )
 
 
-def write_state_dict(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a plain state dict, in the public names, that ``torch.load`` reads; atomically."""
-    buffer = BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, buffer)
-    write_atomic(path, buffer.getvalue())
+def canonical(name: str) -> str:
+    """A name without the levels that only one generation of the public names has.
+
+    0.2.0 has no ``sppf.`` and no ``block.`` between a conv-bn-activation and its parts; fused
+    RepVGG blocks call their convolution ``rbr_reparam``.
+    """
+    levels = f"{name}."
+    for level in ("conv", "bn"):
+        levels = levels.replace(f".block.{level}.", f".{level}.")
+    return levels.replace(".sppf.", ".").replace(".rbr_reparam.", ".conv.")[:-1]
+
+
+def operation_namer(names: Iterable[str]) -> Callable[[str], str | None]:
+    """What finds ours among ``names`` by a public name of either generation."""
+    ours = _our_names(names)
+    return lambda name: ours.get(canonical(name))
+
+
+def _our_names(names: Iterable[str]) -> dict[str, str]:
+    """Maps canonical names to ours, for the names of one of our networks."""
+    return {canonical(name): name for name in names}
 
 
 def renamed(
-    found: Mapping[str, Tensor], architecture: Architecture, form: BlockForm, path: Path
+    found: Mapping[str, Tensor], shape: Architecture, form: BlockForm, path: Path
 ) -> dict[str, Tensor]:
     """Gives tensors of either generation our names, every one of ours exactly once.
 
     Raises:
         ArtifactError: One is missing, extra, twice there, of another shape, or not finite.
     """
-    expected = uninitialized_detector(architecture, form).state_dict()
-    ours = our_names(expected)
+    expected = uninitialized_detector(shape, form).state_dict()
+    ours = _our_names(expected)
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         own = ours.get(canonical(name))
@@ -94,11 +112,11 @@ def renamed(
             continue
         if own is None or own in tensors:
             why = "has no place for" if own is None else "has already"
-            raise ArtifactError(f"{architecture.name} {why} its tensor '{name}'", path=path)
+            raise ArtifactError(f"{shape.name} {why} its tensor '{name}'", path=path)
         want = expected[own]
         if tensor.shape != want.shape:
             raise ArtifactError(
-                f"'{name}' is {list(tensor.shape)}, in {architecture.name} {list(want.shape)}",
+                f"'{name}' is {list(tensor.shape)}, in {shape.name} {list(want.shape)}",
                 path=path,
                 hint="choose the model that it is of with model=",
             )
@@ -110,16 +128,14 @@ def renamed(
         raise ArtifactError(
             f"lacks '{missing[0]}'" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
             path=path,
-            hint=f"is it of model {architecture.name}?",
+            hint=f"is it of model {shape.name}?",
         )
-    constants = _constants(architecture, form)
+    constants = _constants(shape, form)
     return {name: constants.get(name, tensors.get(name)) for name in expected}  # type: ignore[misc]
 
 
-def _constants(architecture: Architecture, form: BlockForm) -> dict[str, Tensor]:
-    from quantpipe.detector.families.yolov6.network import build_detector
-
-    state = build_detector(architecture, form, seed=0).state_dict()
+def _constants(shape: Architecture, form: BlockForm) -> dict[str, Tensor]:
+    state = build_detector(shape, form, seed=0).state_dict()
     return {name: state[name] for name in _CONSTANTS}
 
 

@@ -1,0 +1,97 @@
+"""YOLOv6 as a family: its settings, its input and the names of its operations, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from quantpipe.detector.families.contract import Family, height_and_width
+from quantpipe.detector.families.yolov6.architecture import (
+    STRIDES,
+    Architecture,
+    operation_names,
+)
+from quantpipe.detector.input_specification import InputSpecification
+from quantpipe.detector.loss_numbers import BoxLoss
+from quantpipe.errors import ConfigurationError
+from quantpipe.schema import Between
+
+Channels = Annotated[tuple[int, ...], Between(8, 4096)]
+Repeats = Annotated[tuple[int, ...], Between(1, 64)]
+Side = Between(64, 4096)
+
+GREY = 114  # around letterboxed images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yolov6Settings:
+    """Base channels and repeats, scaled by ``width`` and ``depth``; pixels of the input."""
+
+    family: Literal["yolov6"]
+    name: str
+    depth: Annotated[float, Between(0, 4, open_low=True)]
+    width: Annotated[float, Between(0, 4, open_low=True)]
+    backbone_channels: Channels
+    backbone_repeats: Repeats
+    neck_channels: Channels
+    neck_repeats: Repeats
+    iou_loss: BoxLoss
+    image_size: Annotated[int, Side] | Annotated[tuple[int, int], Side]
+
+    def __post_init__(self) -> None:
+        for side in height_and_width(self.image_size):
+            if side % STRIDES[-1]:
+                nearby = round(side / STRIDES[-1]) * STRIDES[-1]
+                raise ConfigurationError(
+                    f"{side} is not a multiple of {STRIDES[-1]}",
+                    path="image_size",
+                    hint=f"take {nearby}",
+                )
+        architecture(self, num_classes=1)
+
+
+def architecture(model: Yolov6Settings, *, num_classes: int) -> Architecture:
+    """The detector's architecture for a number of classes."""
+    return Architecture(
+        name=model.name,
+        depth=model.depth,
+        width=model.width,
+        num_classes=num_classes,
+        backbone_channels=model.backbone_channels,
+        backbone_repeats=model.backbone_repeats,
+        neck_channels=model.neck_channels,
+        neck_repeats=model.neck_repeats,
+    )
+
+
+def input_of(size: tuple[int, int]) -> InputSpecification:
+    """What a network takes that is trained on images of ``size``, height and width in pixels."""
+    height, width = size
+    return InputSpecification(
+        height=height,
+        width=width,
+        colors="rgb",
+        divisor=255.0,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        resize="letterbox",
+        align="center",
+        padding=GREY,
+    )
+
+
+def _input(model: Yolov6Settings) -> InputSpecification:
+    return input_of(height_and_width(model.image_size))
+
+
+def _operations(model: Yolov6Settings) -> tuple[str, ...]:
+    return operation_names(architecture(model, num_classes=1))
+
+
+YOLOV6 = Family(
+    name="yolov6",
+    settings=Yolov6Settings,
+    input=_input,
+    operations=_operations,
+    module="quantpipe.detector.families.yolov6.implementation",
+)
