@@ -32,6 +32,7 @@ from quantpipe.data.coco import find_coco_split, read_coco
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
 from quantpipe.detector.families.implementation import DetectorNetwork
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -108,7 +109,7 @@ class Subject:
 
     model: str
     network: DetectorNetwork
-    image_size: int
+    specification: InputSpecification
     train: DetectionDataset
     val: DetectionDataset
 
@@ -116,7 +117,7 @@ class Subject:
         """The images that the command calibrates with, (1, 3, S, S)."""
         chosen = sample(len(self.train.images), NUM_IMAGES, SEED)
         for batch in float_batches(
-            self.train, chosen, image_size=self.image_size, batch_size=1, device=CPU
+            self.train, chosen, specification=self.specification, batch_size=1, device=CPU
         ):
             yield batch.numpy()
 
@@ -125,7 +126,7 @@ class Subject:
         _, found = measure(
             predict,
             self.val,
-            image_size=self.image_size,
+            specification=self.specification,
             batch_size=8,
             progress=Silent(),
             description=name,
@@ -167,7 +168,7 @@ def open_subject(data: Path, checkpoint: Path) -> Subject:
     return Subject(
         model=trained.settings["architecture"]["name"],
         network=restore_detector(as_deployed(trained)),
-        image_size=trained.input.side,
+        specification=trained.input,
         train=splits[0],
         val=splits[1],
     )
@@ -185,7 +186,7 @@ def make(recipe: Recipe, subject: Subject, data: Path, checkpoint: Path, folder:
     command = [
         *(sys.executable, "-m", "quantpipe", "--config-dir", str(folder / "conf")),
         *(f"pipelines=up_to_{recipe.step}", "data=coco", f"data.root={data.absolute()}"),
-        *(f"model={subject.model}", f"model.image_size={subject.image_size}"),
+        *(f"model={subject.model}", f"model.image_size={subject.specification.shown}"),
         *(f"train_repopt.checkpoint={checkpoint.absolute()}", f"run_dir={run}"),
         *(f"cache_dir={folder / 'cache'}", f"seed={SEED}", *recipe.overrides),
     ]
@@ -237,7 +238,11 @@ def float_graph(subject: Subject, folder: Path) -> Path:
     path = folder / "float.onnx"
     if not path.exists():
         export_float(
-            subject.network, path, image_size=subject.image_size, batch="dynamic", opset=20
+            subject.network,
+            path,
+            image_size=subject.specification.size,
+            batch="dynamic",
+            opset=20,
         )
     return path
 

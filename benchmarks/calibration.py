@@ -33,6 +33,7 @@ from quantpipe.data.shapes import generate_shapes
 from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
 from quantpipe.detector.families.implementation import DetectorNetwork, raw_outputs
 from quantpipe.detector.families.yolov6.architecture import Architecture
+from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.evaluation.accuracy import ImageDetections
 from quantpipe.evaluation.dataset import measure
@@ -165,7 +166,11 @@ def made_subject(options: argparse.Namespace, train: DetectionDataset) -> Subjec
     chosen = sample(len(train.images), options.images, SEED)
     batches = tuple(
         float_batches(
-            train, chosen, image_size=options.size, batch_size=options.batch, device="cpu"
+            train,
+            chosen,
+            specification=input_of((options.size, options.size)),
+            batch_size=options.batch,
+            device="cpu",
         )
     )
     network: DetectorNetwork
@@ -390,7 +395,7 @@ def detected(
     _, found = measure(
         predictor(network, "cpu"),
         dataset,
-        image_size=options.size,
+        specification=input_of((options.size, options.size)),
         batch_size=16,
         progress=Silent(),
         description="measure",

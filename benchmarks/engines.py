@@ -144,7 +144,11 @@ class Graphs:
         self._scales = random_ranges(detector, self.image_size)
         self.float_path = folder / "float.onnx"
         export_float(
-            detector, self.float_path, image_size=self.image_size, batch="dynamic", opset=OPSET
+            detector,
+            self.float_path,
+            image_size=(self.image_size, self.image_size),
+            batch="dynamic",
+            opset=OPSET,
         )
         for target in ("openvino", "onnxruntime"):
             write_graph(self._ours(target), self._quantized(target))
@@ -199,6 +203,7 @@ class Graphs:
             self._scales,
             None,
             placement=engine_spec(target).placement,
+            signed_input=False,
             half=False,
             simplified=True,
         )
@@ -294,18 +299,36 @@ def report_export(path: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "float.onnx"
         start = time.perf_counter()
-        export_float(detector, file, image_size=image_size, batch="dynamic", opset=OPSET)
+        export_float(
+            detector, file, image_size=(image_size, image_size), batch="dynamic", opset=OPSET
+        )
         traced = time.perf_counter()
         graph = read_graph(file)
         read = time.perf_counter()
         for target in ("openvino", "onnxruntime", "tensorrt"):
             inserted = time.perf_counter()
             placement = engine_spec(target).placement
-            engine_graph(graph, scales, None, placement=placement, half=False, simplified=False)
+            engine_graph(
+                graph,
+                scales,
+                None,
+                placement=placement,
+                signed_input=False,
+                half=False,
+                simplified=False,
+            )
             print(f"Q/DQ for {target:<12}{time.perf_counter() - inserted:>8.2f} s")
         simplify_start = time.perf_counter()
         placement = engine_spec("openvino").placement
-        engine_graph(graph, scales, None, placement=placement, half=False, simplified=True)
+        engine_graph(
+            graph,
+            scales,
+            None,
+            placement=placement,
+            signed_input=False,
+            half=False,
+            simplified=True,
+        )
         whole = time.perf_counter() - simplify_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {

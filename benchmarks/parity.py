@@ -64,7 +64,7 @@ def run(data: Path, checkpoint: Path, engine: str, num_images: int, folder: Path
         *(sys.executable, "-m", "quantpipe", "pipelines=ptq", f"engine={engine}"),
         *("data=coco", f"data.root={data.resolve()}"),
         f"model={trained.settings['architecture']['name']}",
-        f"model.image_size={trained.input.side}",
+        f"model.image_size={trained.input.shown}",
         f"train_repopt.checkpoint={checkpoint.resolve()}",
         f"evaluate.parity.num_images={num_images}",
         *("engine.batch_sizes=[16]", "evaluate.num_runs=3", f"run_dir=runs/{engine}"),

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_run
 from quantpipe.data.loader import Batch
-from quantpipe.detector.families.yolov6.family import architecture
+from quantpipe.detector.families.yolov6.family import architecture, input_of
 from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.process_group import SingleProcess
@@ -83,6 +83,7 @@ class Subject:
     """A calibrated network, its teacher, and batches of noise with boxes."""
 
     def __init__(self, size: int, batch: int, steps: int):
+        self.size = size
         overrides = ["device=cpu", "model=yolov6n", f"model.image_size={size}"]
         overrides += [f"qat_distill.batch_size={batch}"]
         overrides += [f"qat_distill.schedule.nominal_batch={batch}"]
@@ -116,6 +117,7 @@ class Subject:
                 self._source,
                 numbers,
                 detection_loss(numbers.loss, numbers.box_loss),
+                input_of((self.size, self.size)),
                 num_batches=len(self.batches),
                 device=torch.device("cpu"),
                 gradient_masks=None,

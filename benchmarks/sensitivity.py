@@ -169,7 +169,7 @@ def compare(path: Path, data: Path, size: Size) -> dict[str, Any]:
     """Ranks, plans and evaluates one checkpoint."""
     model = calibrated(path, data, size)
     form = model.checkpoint.settings["form"]
-    print(f"\n{path}: {form}, {model.checkpoint.input.side} px")
+    print(f"\n{path}: {form}, {model.checkpoint.input.shown} px")
     judge = Judge(model)
     baselines = print_baselines(judge)
     rankings = {
@@ -191,12 +191,14 @@ def calibrated(path: Path, data: Path, size: Size) -> Model:
     """Folds and calibrates a checkpoint as the ``calibrate`` stage does with method=max."""
     checkpoint = load_checkpoint(path)
     network = restore_detector(as_deployed(checkpoint)).eval()
-    pixels = checkpoint.input.side
-    example = torch.zeros(1, 3, pixels, pixels)
+    specification = checkpoint.input
+    example = torch.zeros(1, 3, *specification.size)
     operations = find_operations(network, example)
     train, unseen = open_split(data, "train"), open_split(data, "val")
     chosen = sample(len(train.images), size.num_calibration, SEED)
-    batches = float_batches(train, chosen, image_size=pixels, batch_size=BATCH, device=CPU)
+    batches = float_batches(
+        train, chosen, specification=specification, batch_size=BATCH, device=CPU
+    )
     statistics = collect(network, operations, batches, progress=Silent())
     amax = solve(statistics, "max", progress=Silent())
     scales = build_scale_cache(
@@ -205,7 +207,7 @@ def calibrated(path: Path, data: Path, size: Size) -> Model:
         method="max",
         weights_digest=checkpoint.weights_digest,
         data_digest=train.subset(chosen).fingerprint(None),
-        preprocessing={"image_size": pixels},
+        preprocessing=specification.as_scalars(),
     )
     return Model(
         checkpoint=checkpoint,
@@ -279,7 +281,7 @@ class Judge:
             result, found = measure(
                 predictor(self._quantized, CPU),
                 self._model.unseen,
-                image_size=self._model.checkpoint.input.side,
+                specification=self._model.checkpoint.input,
                 batch_size=BATCH,
                 progress=Silent(),
                 description="plan",
@@ -321,9 +323,7 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
             scales=model.scales,
             operations=model.operations,
             direction=contender.direction,
-            batches=ranking_batches(
-                chosen, image_size=model.checkpoint.input.side, batch_size=BATCH, device=CPU
-            ),
+            batches=ranking_batches(chosen, model.checkpoint.input, batch_size=BATCH, device=CPU),
             num_batches=num_batches(len(chosen.images), BATCH),
             batch_size=BATCH,
             processes=SingleProcess(),

@@ -212,6 +212,7 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             clock,
             numbers,
             detection_loss(numbers.loss, numbers.box_loss),
+            input_of(subject.settings.model),
             num_batches=num_batches,
             device=CPU,
             gradient_masks=_masks(subject, detector),
@@ -251,7 +252,7 @@ def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[
     settings = subject.settings
     return batch_source(
         subject.dataset,
-        image_size=input_of(settings.model).side,
+        specification=input_of(settings.model),
         batch_size=settings.batch_size,
         seed=0,
         augmentation=settings.augmentation,

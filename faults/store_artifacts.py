@@ -68,7 +68,7 @@ def make(folder: Path) -> None:
         provenance={"stage": "test", "seed": 1},
     )
     save_checkpoint(folder / "checkpoint.safetensors", checkpoint)
-    export_float(detector, folder / "model.onnx", image_size=32, batch=1, opset=17)
+    export_float(detector, folder / "model.onnx", image_size=(32, 32), batch=1, opset=17)
     _write_documents(folder, checkpoint.weights_digest)
     _write_engine(folder)
     _write_progress(folder / PROGRESS)

@@ -90,7 +90,7 @@ def export_small_network(folder: Path) -> Exported:
     network = small_network()
     images = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(5))
     path = folder / "float.onnx"
-    export_float(network, path, image_size=IMAGE_SIZE, batch="dynamic", opset=20)
+    export_float(network, path, image_size=(IMAGE_SIZE, IMAGE_SIZE), batch="dynamic", opset=20)
     return Exported(
         network=network,
         images=images,

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tests.input_specifications import letterboxed
 
 from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.coco import find_coco_split, read_coco
@@ -21,7 +22,7 @@ from quantpipe.data.loader import (
     num_training_batches,
     training_batches,
 )
-from quantpipe.data.transforms import letterbox
+from quantpipe.data.transforms import frame
 from quantpipe.errors import DataError
 
 AUGMENTATION = Augmentation(
@@ -31,7 +32,7 @@ AUGMENTATION = Augmentation(
 
 def train(dataset: DetectionDataset, **changes: Any) -> list[Batch]:
     arguments: dict[str, Any] = {
-        "image_size": 64,
+        "specification": letterboxed(64),
         "batch_size": 4,
         "seed": 0,
         "epoch": 0,
@@ -85,10 +86,10 @@ def test_the_cache_changes_nothing(shapes: DetectionDataset) -> None:
 
 
 def test_cached_images_are_the_same_objects_and_die_with_the_set(shapes: DetectionDataset) -> None:
-    cache = resized_images(shapes, image_size=48, limit=10**9)
+    cache = resized_images(shapes, specification=letterboxed(48), limit=10**9)
     assert cache.read(2) is cache.read(2)
-    assert resized_images(shapes, image_size=48, limit=10**9) is cache
-    small = resized_images(shapes, image_size=48, limit=18 * 48 * 48 * 3 - 1)
+    assert resized_images(shapes, specification=letterboxed(48), limit=10**9) is cache
+    small = resized_images(shapes, specification=letterboxed(48), limit=18 * 48 * 48 * 3 - 1)
     assert small.read(2) is not small.read(2)
     np.testing.assert_array_equal(small.read(2), cache.read(2))
     with pytest.raises(ValueError, match="read-only"):
@@ -138,13 +139,13 @@ def test_augmented_boxes_stay_on_their_objects(tmp_path: Path) -> None:
         mosaic=0.0, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0, translate=0.1, scale=0.4, flip=0.5
     )
     for epoch in range(12):
-        (batch,) = train(dataset, augmentation=still, epoch=epoch, image_size=96)
+        (batch,) = train(dataset, augmentation=still, epoch=epoch, specification=letterboxed(96))
         rows, columns = np.nonzero(batch.images[0, 0].numpy() > 128)
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(batch.boxes[0, 0], seen, atol=1.0)
     moved = Augmentation(**{**vars(still), "mosaic": 1.0})
     for epoch in range(12):
-        (batch,) = train(dataset, augmentation=moved, epoch=epoch, image_size=96)
+        (batch,) = train(dataset, augmentation=moved, epoch=epoch, specification=letterboxed(96))
         bright = batch.images[0, 0].numpy() > 190
         for x1, y1, x2, y2 in batch.boxes[0][batch.labels[0] >= 0].round().int().tolist():
             assert bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].mean() > 0.97
@@ -158,7 +159,7 @@ def test_no_augmentation_is_the_letterbox(shapes: DetectionDataset) -> None:
     for batch in train(shapes, augmentation=None):
         for image, boxes, labels, image_id in zip(*batch, strict=True):
             record = by_id[int(image_id)]
-            expected, placed = letterbox(read_image(record.path), 64)
+            expected, placed = frame(read_image(record.path), letterboxed(64))
             np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), expected)
             np.testing.assert_allclose(boxes[labels >= 0], placed.apply(record.boxes))
 
@@ -170,15 +171,19 @@ def test_evaluation_is_in_order_and_goes_back_to_original_pixels(
     indices = [5, 0, 17, 3, 3]
     batches = list(
         evaluation_batches(
-            shapes, image_size=64, batch_size=2, indices=indices, num_workers=num_workers
+            shapes,
+            specification=letterboxed(64),
+            batch_size=2,
+            indices=indices,
+            num_workers=num_workers,
         )
     )
     assert [len(batch.images) for batch, _ in batches] == [2, 2, 1]
     pairs = [
         (int(image_id), box[label >= 0], placed)
-        for batch, letterboxes in batches
+        for batch, framings in batches
         for image_id, box, label, placed in zip(
-            batch.image_ids, batch.boxes, batch.labels, letterboxes, strict=True
+            batch.image_ids, batch.boxes, batch.labels, framings, strict=True
         )
     ]
     assert [image_id for image_id, _, _ in pairs] == [shapes.images[i].image_id for i in indices]
@@ -186,7 +191,11 @@ def test_evaluation_is_in_order_and_goes_back_to_original_pixels(
         back = placed.inverse(boxes.numpy())
         np.testing.assert_allclose(back, shapes.images[index].boxes, atol=1e-3)
     assert (
-        sum(len(b.images) for b, _ in evaluation_batches(shapes, image_size=64, batch_size=5)) == 18
+        sum(
+            len(b.images)
+            for b, _ in evaluation_batches(shapes, specification=letterboxed(64), batch_size=5)
+        )
+        == 18
     )
 
 
@@ -203,7 +212,7 @@ def test_a_file_lost_later_is_named(shapes_folder: Path, tmp_path: Path, num_wor
 def test_a_consumer_that_stops_early_leaves_no_thread(shapes: DetectionDataset) -> None:
     batches = training_batches(
         shapes,
-        image_size=64,
+        specification=letterboxed(64),
         batch_size=2,
         seed=0,
         epoch=0,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.input_specifications import letterboxed
 from tests.training.conftest import TinyDetector, changed, rectangles
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
@@ -119,6 +120,7 @@ def _trained(
         Shared(processes, fate),
         changed(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
         detection_loss(recipe.loss, recipe.box_loss),
+        letterboxed(64),
         num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
         gradient_masks=None,

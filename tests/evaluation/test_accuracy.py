@@ -60,8 +60,12 @@ def _predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
     )
 
 
+def _prepare(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.astype(np.float32) / np.float32(255)
+
+
 def test_predictions_are_scored_in_original_pixels_and_clipped() -> None:
-    result, found = evaluate_predictor(_predict, _batches(), TRUTH, (2, 4))
+    result, found = evaluate_predictor(_predict, _prepare, _batches(), TRUTH, (2, 4))
     np.testing.assert_allclose(found[0].boxes, [[10, 8, 30, 24]])
     np.testing.assert_allclose(found[1].boxes, [[44, 28, 64, 48]])  # 68, 52 before clipping
     assert [image.image_id for image in found] == [5, 9]

@@ -61,7 +61,7 @@ def test_an_exporter_that_tells_no_modules_is_refused(
 ) -> None:
     monkeypatch.setattr("quantpipe.export.onnx_graph._SCOPES", "another.key")
     with pytest.raises(MachineError, match="does not tell which module 'node_max_pool2d' belongs"):
-        export_float(Pooled(), tmp_path / "a.onnx", image_size=32, batch=1, opset=20)
+        export_float(Pooled(), tmp_path / "a.onnx", image_size=(32, 32), batch=1, opset=20)
 
 
 def test_nothing_of_this_machine_is_inside(exported: Any) -> None:
@@ -74,14 +74,14 @@ def test_nothing_of_this_machine_is_inside(exported: Any) -> None:
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     network = Pooled().eval()
     for name in ("a.onnx", "b.onnx"):
-        export_float(network, tmp_path / name, image_size=32, batch=2, opset=20)
+        export_float(network, tmp_path / name, image_size=(32, 32), batch=2, opset=20)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_opset_17_computes_the_same(tmp_path: Path) -> None:
     network = Pooled().eval()
     path = tmp_path / "old.onnx"
-    export_float(network, path, image_size=32, batch="dynamic", opset=17)
+    export_float(network, path, image_size=(32, 32), batch="dynamic", opset=17)
     graph = read_graph(path)
     onnx.checker.check_model(graph, full_check=True)
     assert [item.version for item in graph.opset_import if item.domain == ""] == [17]
@@ -101,7 +101,7 @@ def test_an_operator_that_changed_is_not_lowered() -> None:
 
 
 def test_a_fixed_batch_is_written_into_the_shape(tmp_path: Path) -> None:
-    export_float(Pooled().eval(), tmp_path / "a.onnx", image_size=32, batch=1, opset=20)
+    export_float(Pooled().eval(), tmp_path / "a.onnx", image_size=(32, 32), batch=1, opset=20)
     dims = read_graph(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims] == [1, 3, 32, 32]
 
@@ -109,7 +109,7 @@ def test_a_fixed_batch_is_written_into_the_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [16, 24])
 def test_an_unknown_opset_is_refused(tmp_path: Path, opset: int) -> None:
     with pytest.raises(ConfigurationError, match=str(opset)):
-        export_float(Pooled(), tmp_path / "a.onnx", image_size=32, batch=1, opset=opset)
+        export_float(Pooled(), tmp_path / "a.onnx", image_size=(32, 32), batch=1, opset=opset)
     assert not list(tmp_path.iterdir())
 
 

@@ -410,7 +410,7 @@ def test_integers_that_were_chosen_are_those_of_the_graph(
     wanted = (codes_of(weight, scale).int() + step).clamp(-127, 127).to(torch.int8)
     with torch.no_grad():
         weight.copy_(weight_with_codes(weight, wanted, scale))
-    export_float(network, tmp_path / "moved.onnx", image_size=64, batch=1, opset=20)
+    export_float(network, tmp_path / "moved.onnx", image_size=(64, 64), batch=1, opset=20)
     graph = read_graph(tmp_path / "moved.onnx")
     assert codes_of(
         quantize(network, exported.scales).get_parameter(f"{name}.weight"), scale

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.input_specifications import letterboxed
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
@@ -76,7 +77,7 @@ def run(
         if name in changes:
             recipe = replace(recipe, **{name: changes.pop(name)})
     loss = detection_loss(recipe.loss, recipe.box_loss)
-    return train(detector, source, recipe, loss, **(arguments | changes))
+    return train(detector, source, recipe, loss, letterboxed(64), **(arguments | changes))
 
 
 def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.input_specifications import letterboxed
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
@@ -50,6 +51,7 @@ def run(
         source,
         recipe,
         detection_loss(recipe.loss, recipe.box_loss),
+        letterboxed(64),
         num_batches=source.num_batches,
         device=torch.device("cpu"),
         gradient_masks=None,

@@ -84,10 +84,15 @@ def _run_info(run: CheckedRun, started: datetime, seconds: float) -> RunInfo:
         "seed": run.settings.seed,
         "device": run.device,
         "hardware": processor(),
-        "model": f"{model['name']} at {model['image_size']} px",
+        "model": f"{model['name']} at {_size(model['image_size'])} px",
         "data": str(data.get("root") or data["format"]),
         "versions": {"quantpipe": __version__, **installed_versions(_LIBRARIES)},
     }
+
+
+def _size(image_size: int | Sequence[int]) -> int | str:
+    """The side of a square, or height x width, as evaluation has it."""
+    return image_size if isinstance(image_size, int) else "x".join(map(str, image_size))
 
 
 def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
@@ -117,7 +122,7 @@ def _skipped(run: CheckedRun) -> Iterator[Measurement]:
             name=name,
             precision=skipped.precision,
             engine=run.composed["engine"]["name"],
-            image_size=run.composed["model"]["image_size"],
+            image_size=_size(run.composed["model"]["image_size"]),
             skipped=skipped.reason,
         )
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
+from quantpipe.data.network_input import network_input
+from quantpipe.detector.input_specification import InputSpecification
 
 
 def sample(num_images: int, count: int, seed: int) -> tuple[int, ...]:
@@ -22,16 +24,16 @@ def float_batches(
     dataset: DetectionDataset,
     indices: Sequence[int],
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     device: str,
 ) -> Iterator[Tensor]:
-    """Yields (B, 3, S, S) float images in 0..1, letterboxed and not augmented."""
+    """Yields (B, 3, H, W) float images as a network takes them, not augmented."""
     batches = evaluation_batches(
-        dataset, image_size=image_size, batch_size=batch_size, indices=indices
+        dataset, specification=specification, batch_size=batch_size, indices=indices
     )
     for batch, _ in batches:
-        yield batch.images.to(device).float() / 255
+        yield network_input(batch.images.to(device), specification)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:

@@ -8,24 +8,25 @@ from typing import final
 
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
-from quantpipe.data.transforms import Pixels, fit_scale, resize_to_fit
+from quantpipe.data.transforms import Pixels, fit_scales, resize_to_fit
+from quantpipe.detector.input_specification import InputSpecification
 
 
 @final
 class ResizedImages:
-    """The images of a data set, each resized so that its longer side is ``image_size``.
+    """The images of a data set, each resized to fit what a network takes.
 
     Threads may share it: two that miss the same image both decode it, and one result stays.
 
     Args:
         dataset: Whose images.
-        image_size: Pixels.
+        specification: What the network takes.
         limit: Bytes; a set that needs more is decoded anew each time.
     """
 
-    def __init__(self, dataset: DetectionDataset, *, image_size: int, limit: int):
+    def __init__(self, dataset: DetectionDataset, *, specification: InputSpecification, limit: int):
         self._records = dataset.images
-        self._image_size = image_size
+        self._specification = specification
         self._kept: dict[int, Pixels] | None = {}
         if sum(self._num_bytes(index) for index in range(len(self._records))) > limit:
             self._kept = None
@@ -46,25 +47,28 @@ class ResizedImages:
         return image
 
     def _decode(self, index: int) -> Pixels:
-        return resize_to_fit(read_image(self._records[index].path), self._image_size)
+        return resize_to_fit(read_image(self._records[index].path), self._specification)
 
     def _num_bytes(self, index: int) -> int:
         record = self._records[index]
-        scale = fit_scale(record.width, record.height, self._image_size)
-        return round(record.width * scale) * round(record.height * scale) * 3
+        x, y = fit_scales(record.width, record.height, self._specification)
+        return round(record.width * x) * round(record.height * y) * 3
 
 
-_caches: weakref.WeakKeyDictionary[DetectionDataset, dict[tuple[int, int], ResizedImages]] = (
+_Key = tuple[InputSpecification, int]
+_caches: weakref.WeakKeyDictionary[DetectionDataset, dict[_Key, ResizedImages]] = (
     weakref.WeakKeyDictionary()
 )
 _lock = threading.Lock()
 
 
-def resized_images(dataset: DetectionDataset, *, image_size: int, limit: int) -> ResizedImages:
-    """Returns the one cache of a data set at a size; it lives as long as the data set."""
+def resized_images(
+    dataset: DetectionDataset, *, specification: InputSpecification, limit: int
+) -> ResizedImages:
+    """Returns the one cache of a data set for an input; it lives as long as the data set."""
     with _lock:
         of_dataset = _caches.setdefault(dataset, {})
-        key = (image_size, limit)
+        key = (specification, limit)
         if key not in of_dataset:
-            of_dataset[key] = ResizedImages(dataset, image_size=image_size, limit=limit)
+            of_dataset[key] = ResizedImages(dataset, specification=specification, limit=limit)
         return of_dataset[key]

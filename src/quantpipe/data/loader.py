@@ -1,4 +1,4 @@
-"""Batches of a data set: augmented and shuffled to train, letterboxed and in order to evaluate."""
+"""Batches of a data set: augmented and shuffled to train, as they are and in order to evaluate."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.image_cache import ResizedImages, resized_images
 from quantpipe.data.prefetch import map_ahead
 from quantpipe.data.transforms import (
-    Letterbox,
+    Framing,
     Sample,
-    fit_scale,
+    fit_scales,
     flip,
     hsv_jitter,
     mosaic,
-    pad_to_square,
+    pad_to_fill,
     random_affine,
 )
+from quantpipe.detector.input_specification import InputSpecification
 
 CACHE_BYTES = 2 << 30  # of decoded images kept in memory, for each set and size
 
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
     """B images and their boxes, padded to the largest number M of boxes in one (at least 1).
 
     Attributes:
-        images: (B, 3, S, S) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB.
         boxes: (B, M, 4) float32 x1, y1, x2, y2 pixels of the batch's images, padded with 0.
         labels: (B, M) int64, padded with -1.
         image_ids: (B,) int64.
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
 class _Source(NamedTuple):
     dataset: DetectionDataset
     images: ResizedImages
-    image_size: int
+    specification: InputSpecification
 
 
 def num_training_batches(dataset: DetectionDataset, batch_size: int) -> int:
@@ -58,7 +59,7 @@ def num_training_batches(dataset: DetectionDataset, batch_size: int) -> int:
 def training_batches(
     dataset: DetectionDataset,
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     seed: int,
     epoch: int,
@@ -76,11 +77,11 @@ def training_batches(
 
     Args:
         dataset: What to train on.
-        image_size: S, pixels.
+        specification: What the network takes: H and W, and how images come to be of that size.
         batch_size: B; an incomplete last batch is dropped, unless it is the only one.
         seed: Not negative.
         epoch: Not negative.
-        augmentation: None letterboxes only.
+        augmentation: None resizes and pads only.
         num_workers: Threads that prepare batches ahead; 0 prepares them in line.
         start_batch: The first batch to yield.
         cache_bytes: Decoded images are kept in memory if all fit.
@@ -91,7 +92,7 @@ def training_batches(
     Raises:
         DataError: An image cannot be read.
     """
-    source = _source(dataset, image_size, cache_bytes)
+    source = _source(dataset, specification, cache_bytes)
     order = np.random.default_rng((seed, epoch)).permutation(len(dataset.images))
     chunks = [
         order[batch * batch_size : (batch + 1) * batch_size][rank::num_ranks].tolist()
@@ -104,17 +105,17 @@ def training_batches(
 def evaluation_batches(
     dataset: DetectionDataset,
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     indices: Sequence[int] | None = None,
     num_workers: int = 1,
     cache_bytes: int = CACHE_BYTES,
-) -> Iterator[tuple[Batch, list[Letterbox]]]:
-    """Yields letterboxed, unaugmented batches in order, with the way back to original pixels.
+) -> Iterator[tuple[Batch, list[Framing]]]:
+    """Yields unaugmented batches in order, with the way back to original pixels.
 
     Args:
         dataset: What to look at.
-        image_size: S, pixels.
+        specification: What the network takes: H and W, and how images come to be of that size.
         batch_size: B; the last batch may be smaller.
         indices: Which images, in which order; None takes all.
         num_workers: Threads that prepare batches ahead; 0 prepares them in line.
@@ -123,22 +124,24 @@ def evaluation_batches(
     Raises:
         DataError: An image cannot be read.
     """
-    source = _source(dataset, image_size, cache_bytes)
+    source = _source(dataset, specification, cache_bytes)
     chosen = list(range(len(dataset.images)) if indices is None else indices)
     chunks = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     return map_ahead(partial(_evaluation_batch, source), chunks, num_workers=num_workers)
 
 
-def _source(dataset: DetectionDataset, image_size: int, cache_bytes: int) -> _Source:
-    images = resized_images(dataset, image_size=image_size, limit=cache_bytes)
-    return _Source(dataset, images, image_size)
+def _source(
+    dataset: DetectionDataset, specification: InputSpecification, cache_bytes: int
+) -> _Source:
+    images = resized_images(dataset, specification=specification, limit=cache_bytes)
+    return _Source(dataset, images, specification)
 
 
 def _training_batch(
     source: _Source, augmentation: Augmentation | None, seed: int, epoch: int, chunk: list[int]
 ) -> Batch:
     if augmentation is None:
-        samples = [_letterboxed(source, index)[0] for index in chunk]
+        samples = [_framed(source, index)[0] for index in chunk]
     else:
         samples = [
             _augmented(source, index, augmentation, np.random.default_rng((seed, epoch, index)))
@@ -147,36 +150,41 @@ def _training_batch(
     return _collate(source, chunk, samples)
 
 
-def _evaluation_batch(source: _Source, chunk: list[int]) -> tuple[Batch, list[Letterbox]]:
-    samples, letterboxes = zip(*(_letterboxed(source, index) for index in chunk), strict=True)
-    return _collate(source, chunk, samples), list(letterboxes)
+def _evaluation_batch(source: _Source, chunk: list[int]) -> tuple[Batch, list[Framing]]:
+    samples, framings = zip(*(_framed(source, index) for index in chunk), strict=True)
+    return _collate(source, chunk, samples), list(framings)
 
 
 def _resized(source: _Source, index: int) -> Sample:
     record = source.dataset.images[index]
-    scale = np.float32(fit_scale(record.width, record.height, source.image_size))
-    return Sample(source.images.read(index), record.boxes * scale, record.labels)
+    x, y = fit_scales(record.width, record.height, source.specification)
+    resized = Framing(scale_x=x, scale_y=y, pad_x=0, pad_y=0)
+    return Sample(source.images.read(index), resized.apply(record.boxes), record.labels)
 
 
-def _letterboxed(source: _Source, index: int) -> tuple[Sample, Letterbox]:
+def _framed(source: _Source, index: int) -> tuple[Sample, Framing]:
     record = source.dataset.images[index]
-    image, left, top = pad_to_square(source.images.read(index), source.image_size)
-    scale = fit_scale(record.width, record.height, source.image_size)
-    placed = Letterbox(scale=scale, pad_x=left, pad_y=top)
+    image, left, top = pad_to_fill(source.images.read(index), source.specification)
+    x, y = fit_scales(record.width, record.height, source.specification)
+    placed = Framing(scale_x=x, scale_y=y, pad_x=left, pad_y=top)
     return Sample(image, placed.apply(record.boxes), record.labels), placed
 
 
 def _augmented(
     source: _Source, index: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> Sample:
-    size = source.image_size
+    specification = source.specification
     if rng.random() < augmentation.mosaic:
         others = rng.integers(len(source.dataset.images), size=3).tolist()
-        sample = mosaic([_resized(source, tile) for tile in (index, *others)], size, rng)
+        sample = mosaic([_resized(source, tile) for tile in (index, *others)], specification, rng)
     else:
-        sample = _letterboxed(source, index)[0]
+        sample = _framed(source, index)[0]
     sample = random_affine(
-        sample, size, translate=augmentation.translate, scale=augmentation.scale, rng=rng
+        sample,
+        specification,
+        translate=augmentation.translate,
+        scale=augmentation.scale,
+        rng=rng,
     )
     sample = flip(sample, probability=augmentation.flip, rng=rng)
     image = hsv_jitter(
@@ -191,8 +199,7 @@ def _augmented(
 
 def _collate(source: _Source, chunk: Sequence[int], samples: Sequence[Sample]) -> Batch:
     num_boxes = max(1, *(len(sample.labels) for sample in samples))
-    size = source.image_size
-    images = np.empty((len(samples), 3, size, size), dtype=np.uint8)
+    images = np.empty((len(samples), 3, *source.specification.size), dtype=np.uint8)
     boxes = np.zeros((len(samples), num_boxes, 4), dtype=np.float32)
     labels = np.full((len(samples), num_boxes), -1, dtype=np.int64)
     for row, sample in enumerate(samples):

@@ -1,4 +1,4 @@
-"""Letterbox and augmentation: pictures as uint8 (H, W, 3) RGB, boxes as x1, y1, x2, y2 pixels.
+"""Framing and augmentation: pictures as uint8 (H, W, 3) RGB, boxes as x1, y1, x2, y2 pixels.
 
 Every random choice comes from the generator that the caller hands in. Mosaic: Bochkovskiy et al.,
 "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, section 3.3.
@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.data.images import PADDING
+from quantpipe.detector.input_specification import InputSpecification
 
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 
 _MIN_SIDE = 2.0  # pixels of a box that augmentation must leave
 _MIN_VISIBLE = 0.1  # of the area of a box that augmentation must leave
-_GREY = (PADDING, PADDING, PADDING)
 
 
 class Sample(NamedTuple):
@@ -31,61 +30,69 @@ class Sample(NamedTuple):
     labels: NDArray[np.int64]
 
 
-class Letterbox(NamedTuple):
-    """How an image was put into a square: ``letterboxed = original * scale + pad``."""
+class Framing(NamedTuple):
+    """How an image was put into what a network takes: ``input = original * scale + pad``."""
 
-    scale: float
+    scale_x: float
+    scale_y: float
     pad_x: float
     pad_y: float
 
     def apply(self, boxes: Boxes) -> Boxes:
-        """Moves (n, 4) boxes from original to letterboxed pixels."""
-        return (boxes * np.float32(self.scale) + self._pads()).astype(np.float32)
+        """Moves (n, 4) boxes from original pixels to those of the input."""
+        return (boxes * self._scales() + self._pads()).astype(np.float32)
 
     def inverse(self, boxes: NDArray[np.floating]) -> Boxes:
-        """Moves (n, 4) boxes from letterboxed to original pixels."""
-        return ((boxes - self._pads()) / np.float32(self.scale)).astype(np.float32)
+        """Moves (n, 4) boxes from pixels of the input to original ones."""
+        return ((boxes - self._pads()) / self._scales()).astype(np.float32)
+
+    def _scales(self) -> Boxes:
+        return np.array([self.scale_x, self.scale_y] * 2, dtype=np.float32)
 
     def _pads(self) -> Boxes:
-        return np.array([self.pad_x, self.pad_y, self.pad_x, self.pad_y], dtype=np.float32)
+        return np.array([self.pad_x, self.pad_y] * 2, dtype=np.float32)
 
 
-def fit_scale(width: int, height: int, size: int) -> float:
-    """Returns the factor that makes the longer side ``size`` pixels."""
-    return size / max(width, height)
+def fit_scales(width: int, height: int, specification: InputSpecification) -> tuple[float, float]:
+    """Returns the factors of x and y that make an image fit, or fill, what a network takes."""
+    x, y = specification.width / width, specification.height / height
+    return (x, y) if specification.resize == "stretch" else (min(x, y), min(x, y))
 
 
-def resize_to_fit(image: Pixels, size: int) -> Pixels:
-    """Resizes by exactly :func:`fit_scale` along both sides, so boxes scale by one number.
+def resize_to_fit(image: Pixels, specification: InputSpecification) -> Pixels:
+    """Resizes by exactly :func:`fit_scales`, so boxes scale by the same numbers.
 
     Rounding is left to the border: the last row or column may be cut or repeated by half a pixel.
     """
     height, width = image.shape[:2]
-    scale = fit_scale(width, height, size)
-    if scale == 1.0:
+    x, y = fit_scales(width, height, specification)
+    if x == y == 1.0:
         return image
-    interpolation = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
-    if min(width, height) * scale < 1.0:  # a thread of an image: at least one pixel is left
-        resized = cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))))
+    interpolation = cv2.INTER_AREA if max(x, y) < 1.0 else cv2.INTER_LINEAR
+    if width * x < 1.0 or height * y < 1.0:  # a thread of an image: at least one pixel is left
+        resized = cv2.resize(image, (max(1, round(width * x)), max(1, round(height * y))))
     else:
-        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+        resized = cv2.resize(image, None, fx=x, fy=y, interpolation=interpolation)
     return resized.astype(np.uint8, copy=False)
 
 
-def pad_to_square(image: Pixels, size: int) -> tuple[Pixels, int, int]:
-    """Centers an image in a gray square; returns it with the columns left and the rows above."""
+def pad_to_fill(image: Pixels, specification: InputSpecification) -> tuple[Pixels, int, int]:
+    """Pads an image that fits; returns it with the columns left and the rows above of it."""
     height, width = image.shape[:2]
-    left, top = (size - width) // 2, (size - height) // 2
-    square = np.full((size, size, 3), PADDING, dtype=np.uint8)
-    square[top : top + height, left : left + width] = image
-    return square, left, top
+    left, top = 0, 0
+    if specification.align == "center":
+        left, top = (specification.width - width) // 2, (specification.height - height) // 2
+    canvas = np.full((*specification.size, 3), specification.padding, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas, left, top
 
 
-def letterbox(image: Pixels, size: int) -> tuple[Pixels, Letterbox]:
-    """Scales an image so that it fits a gray square of ``size`` pixels, centered."""
+def frame(image: Pixels, specification: InputSpecification) -> tuple[Pixels, Framing]:
+    """Resizes and pads an image to the size that a network takes."""
     height, width = image.shape[:2]
-    square, left, top = pad_to_square(resize_to_fit(image, size), size)
-    return square, Letterbox(scale=fit_scale(width, height, size), pad_x=left, pad_y=top)
+    canvas, left, top = pad_to_fill(resize_to_fit(image, specification), specification)
+    x, y = fit_scales(width, height, specification)
+    return canvas, Framing(scale_x=x, scale_y=y, pad_x=left, pad_y=top)
 
 
 def hsv_jitter(
@@ -111,23 +118,27 @@ def flip(sample: Sample, *, probability: float, rng: np.random.Generator) -> Sam
     return Sample(cv2.flip(sample.image, 1).astype(np.uint8, copy=False), boxes, sample.labels)
 
 
-def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Sample:
-    """Puts four samples, each within ``size`` pixels, around a random point of a doubled square.
+def mosaic(
+    tiles: Sequence[Sample], specification: InputSpecification, rng: np.random.Generator
+) -> Sample:
+    """Puts four samples, each within the input's size, around a random point of twice that size.
 
     Returns:
-        A sample of (2 size, 2 size); what its crop to ``size`` shows is for
-        :func:`random_affine` to say. Boxes are clipped to their tile.
+        A sample of (2 height, 2 width); what its crop shows is for :func:`random_affine` to say.
+        Boxes are clipped to their tile.
     """
     assert len(tiles) == 4, "a mosaic has four tiles"
-    side = 2 * size
-    canvas = np.full((side, side, 3), PADDING, dtype=np.uint8)
-    center_x, center_y = rng.integers(size // 2, side - size // 2, 2, endpoint=True).tolist()
+    size = np.array([specification.width, specification.height])
+    across, down = (2 * size).tolist()
+    canvas = np.full((down, across, 3), specification.padding, dtype=np.uint8)
+    center_x, center_y = rng.integers(size // 2, 2 * size - size // 2, endpoint=True).tolist()
     placed = []
     for quadrant, tile in enumerate(tiles):
         height, width = tile.image.shape[:2]
         left = center_x - width if quadrant % 2 == 0 else center_x
         top = center_y - height if quadrant < 2 else center_y
-        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, side), min(top + height, side)
+        x1, y1 = max(left, 0), max(top, 0)
+        x2, y2 = min(left + width, across), min(top + height, down)
         canvas[y1:y2, x1:x2] = tile.image[y1 - top : y2 - top, x1 - left : x2 - left]
         moved = tile.boxes + np.array([left, top, left, top], dtype=np.float32)
         placed.append(_clip(moved, tile.labels, (x1, y1, x2, y2)))
@@ -136,27 +147,34 @@ def mosaic(tiles: Sequence[Sample], size: int, rng: np.random.Generator) -> Samp
 
 
 def random_affine(
-    sample: Sample, size: int, *, translate: float, scale: float, rng: np.random.Generator
+    sample: Sample,
+    specification: InputSpecification,
+    *,
+    translate: float,
+    scale: float,
+    rng: np.random.Generator,
 ) -> Sample:
-    """Scales a sample about its center and moves it, then crops the middle ``size`` pixels.
+    """Scales a sample about its center and moves it, then crops the middle to the input's size.
 
     Args:
         sample: Of any size; its center lands near the center of the result.
-        size: Of the square result, pixels.
-        translate: Largest shift as a fraction of ``size``.
+        specification: Size of the result, and what is around the sample.
+        translate: Largest shift as a fraction of the size.
         scale: Factors are uniform in 1 +- this.
         rng: The source of the shift and the factor.
     """
     factor = rng.uniform(1.0 - scale, 1.0 + scale)
     height, width = sample.image.shape[:2]
+    size = (specification.width, specification.height)
     shift = (0.5 + rng.uniform(-translate, translate, 2)) * size
     offset = shift - factor * np.array([width, height]) / 2
     # In pixel indices, whose centers lie half a pixel inside the coordinates of the boxes.
     indices = offset + (factor - 1) / 2
     matrix = np.array([[factor, 0.0, indices[0]], [0.0, factor, indices[1]]])
-    image = cv2.warpAffine(sample.image, matrix, (size, size), borderValue=_GREY)
+    border = (specification.padding,) * 3
+    image = cv2.warpAffine(sample.image, matrix, size, borderValue=border)
     moved = (sample.boxes * factor + np.tile(offset, 2)).astype(np.float32)
-    boxes, labels = _clip(moved, sample.labels, (0, 0, size, size))
+    boxes, labels = _clip(moved, sample.labels, (0, 0, *size))
     return Sample(image.astype(np.uint8, copy=False), boxes, labels)
 
 

@@ -1,1 +1,1 @@
-"""The detector: a YOLOv6-class network, its forms, its anchors and its checkpoint format."""
+"""Detectors: their families, what they take and predict, and the checkpoint format."""

@@ -59,12 +59,18 @@ class InputSpecification:
         return self.height, self.width
 
     @property
-    def side(self) -> int:
-        """Pixels of a square image."""
-        assert self.height == self.width, "only a square image has one side"
-        return self.width
+    def signed(self) -> bool:
+        """Whether the network's numbers may be negative."""
+        return any(value > 0 for value in self.mean)
+
+    def as_scalars(self) -> dict[str, str | int | float]:
+        """All of it in numbers and text, those of three channels in one text."""
+        return {
+            name: " ".join(map(str, value)) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
 
     @property
-    def shown(self) -> str:
-        """The size in a line of text: ``640``, or height x width, ``384x640``."""
-        return str(self.width) if self.height == self.width else f"{self.height}x{self.width}"
+    def shown(self) -> int | str:
+        """The side of a square; else height x width as text, ``384x640``."""
+        return self.width if self.height == self.width else f"{self.height}x{self.width}"

@@ -147,7 +147,7 @@ class Engine(Protocol):
     """A built network, ready to run."""
 
     def run(self, images: Images) -> Predictions:
-        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W), RGB in 0..1."""
+        """Returns predictions (B, A, 5 + classes) for images (B, 3, H, W) of its network."""
         ...
 
     def run_all(self, batches: Iterable[Images]) -> list[Predictions]:

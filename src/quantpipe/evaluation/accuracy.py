@@ -15,7 +15,10 @@ from quantpipe.evaluation.postprocess import detections
 from quantpipe.progress import Progress, Silent
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Images (B, 3, S, S), float32 RGB in 0..1, to predictions (B, A, 5 + C)."""
+"""Images (B, 3, H, W), float32, as a network takes them, to predictions (B, A, 5 + C)."""
+
+Prepare = Callable[[Any], NDArray[np.float32]]
+"""Images of a batch as they are read, (B, 3, H, W) uint8 RGB, to what a network takes."""
 
 
 class ImageBatch(Protocol):
@@ -23,7 +26,7 @@ class ImageBatch(Protocol):
 
     @property
     def images(self) -> Any:
-        """(B, 3, S, S) uint8 RGB."""
+        """(B, 3, H, W) uint8 RGB."""
 
     @property
     def image_ids(self) -> Any:
@@ -31,10 +34,10 @@ class ImageBatch(Protocol):
 
 
 class BoxInverse(Protocol):
-    """What is read of a letterbox: the way back to the original image."""
+    """What is read of how an image was resized and padded: the way back."""
 
     def inverse(self, boxes: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """(n, 4) x1, y1, x2, y2 in letterboxed pixels to original pixels."""
+        """(n, 4) x1, y1, x2, y2 in pixels of the input to original pixels."""
         ...
 
 
@@ -67,6 +70,7 @@ PUBLISHED = Suppression()
 
 def detect(
     predict: Predictor,
+    prepare: Prepare,
     batches: Iterable[tuple[ImageBatch, Sequence[BoxInverse]]],
     image_sizes: Mapping[int, tuple[int, int]],
     *,
@@ -79,7 +83,8 @@ def detect(
 
     Args:
         predict: The network or engine.
-        batches: Letterboxed batches and, for each image, its letterbox.
+        prepare: Makes of the images what it takes.
+        batches: Batches and, for each image, how it was resized and padded.
         image_sizes: (width, height) of the original images by image id; boxes are clipped to them.
         suppression: Thresholds of the post-processing.
         num_batches: How many batches will come, for the bar.
@@ -90,24 +95,24 @@ def detect(
         NumericalError: The predictor returned NaN or infinity.
     """
     found: list[ImageDetections] = []
-    for batch, letterboxes in (progress or Silent()).track(batches, description, total=num_batches):
-        images = np.asarray(batch.images).astype(np.float32) / np.float32(255)
+    for batch, framings in (progress or Silent()).track(batches, description, total=num_batches):
         rows = detections(
-            predict(images),
+            predict(prepare(batch.images)),
             confidence=suppression.confidence,
             iou=suppression.iou,
             max_detections=suppression.max_detections,
             multi_label=suppression.multi_label,
         )
         image_ids = np.asarray(batch.image_ids).tolist()
-        for image_id, image_rows, letterbox in zip(image_ids, rows, letterboxes, strict=True):
-            boxes = np.asarray(letterbox.inverse(image_rows[:, :4]), dtype=np.float32)
+        for image_id, image_rows, framing in zip(image_ids, rows, framings, strict=True):
+            boxes = np.asarray(framing.inverse(image_rows[:, :4]), dtype=np.float32)
             found.append(_clipped(image_id, boxes, image_rows, image_sizes[image_id]))
     return found
 
 
 def evaluate_predictor(
     predict: Predictor,
+    prepare: Prepare,
     batches: Iterable[tuple[ImageBatch, Sequence[BoxInverse]]],
     ground_truth: Mapping[str, Any],
     category_ids: Sequence[int],
@@ -122,7 +127,8 @@ def evaluate_predictor(
 
     Args:
         predict: The network or engine.
-        batches: Letterboxed batches and, for each image, its letterbox.
+        prepare: Makes of the images what it takes.
+        batches: Batches and, for each image, how it was resized and padded.
         ground_truth: A COCO data set in original pixels.
         category_ids: The category id of each label.
         suppression: Thresholds of the post-processing.
@@ -141,6 +147,7 @@ def evaluate_predictor(
     sizes = {image["id"]: (image["width"], image["height"]) for image in ground_truth["images"]}
     found = detect(
         predict,
+        prepare,
         batches,
         sizes,
         suppression=suppression,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
+from quantpipe.data.network_input import as_array
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.evaluation.accuracy import (
     PUBLISHED,
     ImageDetections,
@@ -20,7 +22,7 @@ def measure(
     predict: Predictor,
     dataset: DetectionDataset,
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     progress: Progress,
     description: str,
@@ -30,7 +32,8 @@ def measure(
     """COCO average precision of a predictor on every image of a data set."""
     return evaluate_predictor(
         predict,
-        evaluation_batches(dataset, image_size=image_size, batch_size=batch_size),
+        as_array(specification),
+        evaluation_batches(dataset, specification=specification, batch_size=batch_size),
         dataset.coco_ground_truth(),
         dataset.category_ids,
         suppression=suppression,

@@ -18,6 +18,7 @@ def engine_graph(
     plan: PrecisionPlan | None,
     *,
     placement: Placement,
+    signed_input: bool,
     half: bool,
     simplified: bool,
 ) -> onnx.ModelProto:
@@ -28,6 +29,7 @@ def engine_graph(
         scales: Its ranges; None for a float engine.
         plan: Which operations are quantized; None means every one that has a range.
         placement: Where the pairs go.
+        signed_input: Whether the numbers of images may be negative.
         half: Whether types are FP16.
         simplified: Whether onnxsim simplifies it in the end.
 
@@ -35,7 +37,7 @@ def engine_graph(
         ArtifactError: Ranges, plan and graph are not of one network.
     """
     if scales is not None:
-        graph = insert_qdq(graph, scales, plan, placement)
+        graph = insert_qdq(graph, scales, plan, placement, signed_input=signed_input)
     if half:
         graph = to_half(graph)
     return simplify(graph) if simplified else graph

@@ -34,7 +34,7 @@ def export_float(
     detector: nn.Module,
     path: Path,
     *,
-    image_size: int,
+    image_size: tuple[int, int],
     batch: int | Literal["dynamic"],
     opset: int,
 ) -> None:
@@ -45,9 +45,9 @@ def export_float(
     same bytes.
 
     Args:
-        detector: Maps images (B, 3, S, S), RGB in 0..1, to predictions (B, A, 5 + classes).
+        detector: Maps images (B, 3, H, W) to predictions (B, A, 5 + classes).
         path: The file to write, atomically.
-        image_size: S in pixels, a multiple of 32.
+        image_size: H and W in pixels.
         batch: A fixed batch size, or ``dynamic``.
         opset: 17 (TensorRT 8.6) to 23; float16 scales need 19 or newer.
 
@@ -117,12 +117,12 @@ def _lower_node(node: onnx.NodeProto, current: int, opset: int) -> None:
 
 
 def _exported(
-    detector: nn.Module, image_size: int, batch: int | Literal["dynamic"], opset: int
+    detector: nn.Module, image_size: tuple[int, int], batch: int | Literal["dynamic"], opset: int
 ) -> ir.Model:
     dynamic = batch == "dynamic"
     # A traced batch of 1 would be taken for a constant.
-    example = torch.zeros(2 if isinstance(batch, str) else batch, 3, image_size, image_size)
-    size = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    example = torch.zeros(2 if isinstance(batch, str) else batch, 3, *image_size)
+    dimension = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             detector.eval(),
@@ -130,7 +130,7 @@ def _exported(
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes=({0: size},) if dynamic else None,
+            dynamic_shapes=({0: dimension},) if dynamic else None,
             opset_version=opset,
             external_data=False,
             verbose=False,

@@ -28,7 +28,12 @@ _KEEPS_SIGN = frozenset({"MaxPool", "Concat", "Reshape", "Transpose"})
 
 
 def insert_qdq(
-    model: onnx.ModelProto, scales: ScaleCache, plan: PrecisionPlan | None, placement: Placement
+    model: onnx.ModelProto,
+    scales: ScaleCache,
+    plan: PrecisionPlan | None,
+    placement: Placement,
+    *,
+    signed_input: bool = False,
 ) -> onnx.ModelProto:
     """Returns a copy of a float graph in which the planned operations are quantized.
 
@@ -42,6 +47,7 @@ def insert_qdq(
         scales: Ranges named ``<operation>.input`` and ``<operation>.weight``.
         plan: Which operations are quantized; None means every one that has an input range.
         placement: Where pairs go, and in what form.
+        signed_input: Whether the numbers of images may be negative.
 
     Raises:
         ArtifactError: A planned operation is not in the graph, or has no range of the right shape.
@@ -50,7 +56,7 @@ def insert_qdq(
     nodes = operation_nodes(edited.graph)
     planned = _planned(scales, plan)
     require_operations(nodes, planned)
-    tensors = _QuantizedTensors(edited.graph, placement)
+    tensors = _QuantizedTensors(edited.graph, placement, signed_input)
     for name in planned:
         amax = _activation_amax(scales, name)
         for node in nodes[name]:
@@ -92,6 +98,7 @@ class _QuantizedTensors:
 
     graph: ir.Graph
     placement: Placement
+    signed_input: bool
     amax_of: dict[ir.Value, float] = field(default_factory=dict)
     _pairs: dict[tuple[ir.Value, float], ir.Value] = field(default_factory=dict)
 
@@ -125,22 +132,24 @@ class _QuantizedTensors:
     def _codes(self, value: ir.Value) -> tuple[int, NDArray[np.generic]]:
         if not self.placement.unsigned_activations:
             return _SIGNED_MAX, np.asarray(0, dtype=np.int8)
-        if _cannot_be_negative(value):
+        if _cannot_be_negative(value, self.signed_input):
             return _UNSIGNED_MAX, np.asarray(0, dtype=np.uint8)
         # The grid of int8 with zero point 0, in the type that x64 kernels are written for.
         return _SIGNED_MAX, np.asarray(_UNSIGNED_MIDDLE, dtype=np.uint8)
 
 
-def _cannot_be_negative(value: ir.Value) -> bool:
+def _cannot_be_negative(value: ir.Value, signed_input: bool) -> bool:
     producer = value.producer()
     if producer is None:
-        return value.is_graph_input()  # images are in 0..1
+        return value.is_graph_input() and not signed_input
     if producer.op_type in _KEEPS_SIGN:
         sources = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
-        return all(source is not None and _cannot_be_negative(source) for source in sources)
+        return all(
+            source is not None and _cannot_be_negative(source, signed_input) for source in sources
+        )
     if producer.op_type in ("QuantizeLinear", "DequantizeLinear"):
         source = producer.inputs[0]
-        return source is not None and _cannot_be_negative(source)
+        return source is not None and _cannot_be_negative(source, signed_input)
     return producer.op_type in _NON_NEGATIVE
 
 

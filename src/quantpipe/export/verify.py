@@ -72,7 +72,7 @@ def verify_against(
     Args:
         reference: Maps images (B, 3, S, S) to predictions (B, A, 5 + classes).
         path: The ONNX file; its batch is dynamic, or B.
-        images: (B, 3, S, S), RGB in 0..1.
+        images: (B, 3, H, W), as the network takes them.
         tolerance: What passes.
 
     Raises:
@@ -112,7 +112,7 @@ def verify_quantized(
         quantized: The fake-quantized network: images (B, 3, S, S) to predictions.
         original: The float network.
         path: The ONNX file; its batch is dynamic, or B.
-        images: (B, 3, S, S), RGB in 0..1.
+        images: (B, 3, H, W), as the network takes them.
         limit: Mean distance from the float network that passes, in those of the fake-quantized one.
 
     Returns:
@@ -214,7 +214,7 @@ def box_extent(expected: FloatArray, images: FloatArray) -> float:
     An untrained network predicts boxes far beyond its image, and rounding errors grow with them.
     """
     largest = float(np.abs(expected[..., :_BOX_COLUMNS]).max())
-    return max(1.0, largest / int(images.shape[-1]))
+    return max(1.0, largest / int(max(images.shape[-2:])))
 
 
 def _require(path: Path, parity: Parity, box_extent: float, tolerance: Tolerance) -> None:

@@ -36,7 +36,7 @@ def verify_nms(
 
     Args:
         path: A graph that hands out detections.
-        images: (B, 3, S, S), RGB in 0..1.
+        images: (B, 3, H, W), as the network takes them.
         predictions: What the graph predicted for them before suppression was appended.
         suppress: Gives x1, y1, x2, y2 in pixels, score and label.
         iou: The overlap that the graph allows.

@@ -67,7 +67,7 @@ class Variant(TypedDict):
     name: str
     precision: str
     engine: str
-    image_size: int
+    image_size: int | str
     map: float | None
     map50: float | None
     drop_vs_fp32: float | None
@@ -108,7 +108,7 @@ class Measurement:
     name: str
     precision: str
     engine: str
-    image_size: int
+    image_size: int | str
     map: float | None = None
     map50: float | None = None
     agreement: float | None = None
@@ -211,7 +211,7 @@ def batch_names(summary: Summary) -> list[str]:
     return sorted(names, key=lambda name: int(name[1:]))
 
 
-def _place(variant: Variant) -> tuple[str, int]:
+def _place(variant: Variant) -> tuple[str, int | str]:
     return variant["engine"], variant["image_size"]
 
 
@@ -253,8 +253,9 @@ def _check(value: object, expected: Any, where: str, path: Path | None) -> None:
         _check_record(value, typing.get_type_hints(expected), where, path)
     elif origin in (Union, types.UnionType):
         if value is not None:
-            (member,) = [m for m in typing.get_args(expected) if m is not type(None)]
-            _check(value, member, where, path)
+            members = [m for m in typing.get_args(expected) if m is not type(None)]
+            fitting = [m for m in members if m is type(value)]
+            _check(value, (fitting or members)[0], where, path)
     elif origin is list:
         (member,) = typing.get_args(expected)
         for index, item in enumerate(_instance(value, list, where, path)):

@@ -14,6 +14,7 @@ from quantpipe.data.augmentation import Augmentation
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, num_training_batches, training_batches
 from quantpipe.detector.families.implementation import DetectionLoss
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
@@ -47,7 +48,7 @@ class TrainingJob:
         recipe: The numbers of the training.
         loss: Of predictions against labels.
         dataset: What to train on.
-        image_size: Pixels.
+        specification: What the network takes.
         augmentation: Of the training images.
         seed: Of the order and the augmentation.
         device: ``cpu`` or ``cuda``.
@@ -62,7 +63,7 @@ class TrainingJob:
     recipe: Recipe
     loss: DetectionLoss
     dataset: DetectionDataset
-    image_size: int
+    specification: InputSpecification
     augmentation: Augmentation
     seed: int
     device: str
@@ -91,9 +92,9 @@ def fit(
     Raises:
         MachineError: A rank died or no longer answers; names it.
     """
-    size, device = job.image_size, job.device
-    validate = None if held_out is None else validator(held_out, size, device)
-    with training_log(log_folder, held_out, image_size=size, device=device) as log:
+    specification, device = job.specification, job.device
+    validate = None if held_out is None else validator(held_out, specification, device)
+    with training_log(log_folder, held_out, specification, device=device) as log:
         return run_together(
             lambda processes: _train(job, processes, validate, log, progress),
             _train_along,
@@ -133,7 +134,7 @@ def _train(
     device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
     source, num_batches = batch_source(
         job.dataset,
-        image_size=job.image_size,
+        specification=job.specification,
         batch_size=job.recipe.batch_size,
         seed=job.seed,
         augmentation=job.augmentation,
@@ -147,6 +148,7 @@ def _train(
         source,
         job.recipe,
         job.loss,
+        job.specification,
         num_batches=num_batches,
         device=device,
         gradient_masks=job.masks,
@@ -171,7 +173,7 @@ def _lessons(job: TrainingJob, device: torch.device) -> ExtraLoss | None:
 def batch_source(
     dataset: DetectionDataset,
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
@@ -185,7 +187,7 @@ def batch_source(
     def batches(*, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:
         return training_batches(
             dataset,
-            image_size=image_size,
+            specification=specification,
             batch_size=batch_size,
             seed=seed,
             epoch=epoch,
@@ -201,7 +203,7 @@ def batch_source(
 
 
 def validator(
-    dataset: DetectionDataset, image_size: int, device: str
+    dataset: DetectionDataset, specification: InputSpecification, device: str
 ) -> Callable[[nn.Module], float]:
     """Scores a network by its COCO mAP 50:95 on every image of ``dataset``."""
 
@@ -209,7 +211,7 @@ def validator(
         result, _ = measure(
             predictor(network, device),
             dataset,
-            image_size=image_size,
+            specification=specification,
             batch_size=_VALIDATION_BATCH,
             progress=Silent(),
             description="validate",

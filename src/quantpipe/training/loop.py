@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.detector.families.implementation import DetectionLoss
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress
@@ -91,6 +92,7 @@ def train(
     batches: BatchSource,
     recipe: Recipe,
     loss: DetectionLoss,
+    specification: InputSpecification,
     *,
     num_batches: int,
     device: torch.device,
@@ -111,6 +113,7 @@ def train(
         batches: Where batches come from.
         recipe: The numbers.
         loss: Of predictions against labels.
+        specification: What the network takes.
         num_batches: Batches in an epoch.
         device: Where to train.
         gradient_masks: What multiplies the gradients, by parameter name.
@@ -147,6 +150,7 @@ def train(
         recipe=recipe,
         rates=rates(recipe, steps_per_epoch=steps_per_epoch),
         loss=loss,
+        specification=specification,
         masks=matched_masks(detector, gradient_masks or {}),
         extra_loss=extra_loss,
         ranges=RangeUpdates(detector),

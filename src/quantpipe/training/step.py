@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from quantpipe.data.network_input import network_input
 from quantpipe.detector.families.implementation import DetectionLoss, RawPrediction, raw_prediction
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.process_group import ProcessGroup
 from quantpipe.training.optimizer import mask_gradients, set_rates
 from quantpipe.training.range_updates import RangeUpdates
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from quantpipe.data.loader import Batch
 
 ExtraLoss = Callable[[Tensor, RawPrediction, int], Tensor]
-"""A loss to add, of (images (B, 3, S, S) in 0..1, prediction, epoch from 0)."""
+"""A loss to add, of (images (B, 3, H, W) as the network takes them, prediction, epoch from 0)."""
 
 LOSS_PARTS = ("loss", "cls", "iou", "extra")
 
@@ -35,6 +37,7 @@ class Stepper:
     recipe: Recipe
     rates: Rates
     loss: DetectionLoss
+    specification: InputSpecification
     masks: list[tuple[nn.Parameter, Tensor]]
     extra_loss: ExtraLoss | None
     ranges: RangeUpdates
@@ -76,7 +79,7 @@ class Stepper:
 
     def _images(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory)
-        return images.float().div_(255)
+        return network_input(images, self.specification)
 
     def _sum_gradients(self) -> None:
         """Adds up the gradients of all ranks in one message; a parameter without one adds zero."""

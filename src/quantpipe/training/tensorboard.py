@@ -14,6 +14,8 @@ from torch import nn
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
 from quantpipe.data.loader import evaluation_batches
+from quantpipe.data.network_input import as_array
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.evaluation.accuracy import detect
 from quantpipe.evaluation.network import predictor
 from quantpipe.report.pictures import detection_image
@@ -70,13 +72,19 @@ class TensorBoardLog:
 
 @contextmanager
 def training_log(
-    folder: Path | None, held_out: DetectionDataset | None, *, image_size: int, device: str
+    folder: Path | None,
+    held_out: DetectionDataset | None,
+    specification: InputSpecification,
+    *,
+    device: str,
 ) -> Iterator[TrainingLog]:
     """A log in ``folder``, closed at the end; none where there is no folder."""
     if folder is None:
         yield NoLog()
         return
-    log = TensorBoardLog(folder, lambda network: _examples(network, held_out, image_size, device))
+    log = TensorBoardLog(
+        folder, lambda network: _examples(network, held_out, specification, device)
+    )
     try:
         yield log
     finally:
@@ -84,14 +92,20 @@ def training_log(
 
 
 def _examples(
-    network: nn.Module, dataset: DetectionDataset | None, image_size: int, device: str
+    network: nn.Module,
+    dataset: DetectionDataset | None,
+    specification: InputSpecification,
+    device: str,
 ) -> Pictures:
     if dataset is None:
         return ()
     few = dataset.subset(range(min(NUM_EXAMPLES, len(dataset.images))))
     found = detect(
         predictor(network, device),
-        evaluation_batches(few, image_size=image_size, batch_size=NUM_EXAMPLES, num_workers=0),
+        as_array(specification),
+        evaluation_batches(
+            few, specification=specification, batch_size=NUM_EXAMPLES, num_workers=0
+        ),
         {record.image_id: (record.width, record.height) for record in few.images},
     )
     return [

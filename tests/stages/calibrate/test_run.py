@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.detector.released.released_package import save_released
+from tests.input_specifications import letterboxed
 from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 from torch import Tensor
 
@@ -336,7 +337,9 @@ def test_an_image_that_gives_a_nan_is_named(
 
 def test_every_rank_gets_its_rows_of_every_batch(configured: Configure, context: Context) -> None:
     dataset = open_split(configured("calibrate").data, "train", context)
-    images = CalibrationImages(dataset=dataset, chosen=range(5), image_size=64, batch_size=4)
+    images = CalibrationImages(
+        dataset=dataset, chosen=range(5), specification=letterboxed(64), batch_size=4
+    )
     whole = list(images.batches("cpu"))
     assert [len(batch) for batch in whole] == [4, 1]
     for rank in range(2):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.input_specifications import letterboxed
 from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
@@ -337,7 +338,7 @@ def test_a_measured_plan_is_what_the_evaluation_says_of_both_networks(
         measure(
             predictor(network, "cpu"),
             accuracy.dataset,
-            image_size=64,
+            specification=letterboxed(64),
             batch_size=4,
             progress=Silent(),
             description="",

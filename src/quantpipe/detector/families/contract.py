@@ -51,6 +51,8 @@ class Family:
         operations: The quantizable operations of the deployed network of some settings, as paths of
             modules in the order of their execution; None where that is not known before a file is
             read.
+        forms: Of the network that is trained from labels, the names that its ``training`` knows;
+            none where it cannot be.
         module: Where ``IMPLEMENTATION`` stands, the heavy half.
     """
 
@@ -58,6 +60,7 @@ class Family:
     settings: type[Any]
     input: Callable[[Any], InputSpecification]
     operations: Callable[[Any], tuple[str, ...] | None]
+    forms: tuple[str, ...]
     module: str
 
     def implementation(self) -> Implementation:

@@ -126,7 +126,7 @@ def range_degradations(
         groups: Operations that share a range, from
             :func:`~quantpipe.quantization.shared_ranges.concat_groups`; others have their own.
         candidates: From :func:`candidate_ranges`, by label; ``max`` is among them.
-        batches: (B, 3, H, W) float images, RGB 0..1: those that gave ``max``.
+        batches: (B, 3, H, W) float images: those that gave ``max``.
         outputs: Of a network on images, each (B, ...).
         error: Of the outputs, what is to be small.
         seed: Of the projection of the outputs.

@@ -69,7 +69,7 @@ def collect(
     Args:
         network: Float, in evaluation mode, on the device of the batches.
         operations: From :func:`~quantpipe.quantization.operations.find_operations`.
-        batches: (B, 3, H, W) float images, RGB 0..1, not augmented.
+        batches: (B, 3, H, W) float images, not augmented.
         by_image: Whether to keep what each image adds, for :meth:`Statistics.resampled`.
         image_names: Of the images in their order, for errors; a number stands for a name not given.
         processes: Those that share every batch: each is given its rows, as many batches as the

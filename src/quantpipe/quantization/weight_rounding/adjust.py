@@ -102,7 +102,7 @@ def adjust_weights(
         network: A deployed network in evaluation mode.
         scales: Its ranges; every operation that has one is taken to run in INT8. They hold no
             bias corrections yet.
-        images: (N, 3, H, W), RGB 0..1, not augmented.
+        images: (N, 3, H, W) as the network takes them, not augmented.
         rounding: None keeps the nearest integers.
         correct_bias: Whether to correct biases.
         progress: Shows the operations.

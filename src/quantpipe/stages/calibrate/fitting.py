@@ -13,6 +13,7 @@ from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.implementation import DetectorNetwork
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
@@ -35,7 +36,7 @@ def fit_to_int8(
     scales: ScaleCache,
     dataset: DetectionDataset,
     *,
-    image_size: int,
+    specification: InputSpecification,
     batch_size: int,
     bias_correction: bool,
     weight_rounding: WeightRounding,
@@ -50,7 +51,11 @@ def fit_to_int8(
         return Fitted(network, scales, {})
     chosen = sample(len(dataset.images), settings.num_images, context.seed)
     batches = float_batches(
-        dataset, chosen, image_size=image_size, batch_size=batch_size, device=context.device
+        dataset,
+        chosen,
+        specification=specification,
+        batch_size=batch_size,
+        device=context.device,
     )
     named = {
         "scales": scales.to_document(),

@@ -50,14 +50,13 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     checkpoint = as_deployed(trained)
     network = restore_detector(checkpoint).to(context.device)
 
-    size = trained.input.side
-    example = torch.zeros(1, 3, size, size, device=context.device)
+    example = torch.zeros(1, 3, *trained.input.size, device=context.device)
     operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
     images = CalibrationImages(
         dataset=dataset,
         chosen=chosen,
-        image_size=size,
+        specification=trained.input,
         batch_size=config.batch_size,
     )
     method = METHOD if config.from_checkpoint is not None else method_of(config)
@@ -68,13 +67,13 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         method=method,
         weights_digest=checkpoint.weights_digest,
         data_digest=dataset.subset(chosen).fingerprint(None),
-        preprocessing={"image_size": size, "resize": "letterbox", "pad_value": 114},
+        preprocessing=trained.input.as_scalars(),
     )
     fitted = fit_to_int8(
         network,
         cache,
         dataset.subset(chosen),
-        image_size=size,
+        specification=trained.input,
         batch_size=config.batch_size,
         bias_correction=config.bias_correction,
         weight_rounding=config.weight_rounding,

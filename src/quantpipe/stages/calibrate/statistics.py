@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.implementation import DetectorNetwork, raw_outputs
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.distributed.ranks import run_together
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
@@ -42,31 +43,31 @@ class CalibrationImages:
     Attributes:
         dataset: Where they are.
         chosen: Their numbers in it, ascending.
-        image_size: Of the letterboxed images.
+        specification: What the network takes.
         batch_size: How many pass the network at once.
     """
 
     dataset: DetectionDataset
     chosen: Sequence[int]
-    image_size: int
+    specification: InputSpecification
     batch_size: int
 
     def batches(self, device: str, *, rank: int = 0, num_ranks: int = 1) -> Iterator[Tensor]:
-        """Yields (B, 3, S, S) float images, 0..1: a rank's rows of every batch, perhaps none.
+        """Yields (B, 3, H, W) float images: a rank's rows of every batch, perhaps none.
 
         ``num_ranks`` divides the batch size.
         """
-        size, part = self.image_size, self.batch_size // num_ranks
+        part = self.batch_size // num_ranks
         own = self.numbers(rank, num_ranks)
         yield from float_batches(
             self.dataset,
             [self.chosen[number] for number in own],
-            image_size=size,
+            specification=self.specification,
             batch_size=part,
             device=device,
         )
         if num_batches(len(own), part) < self.num_batches:
-            yield torch.empty(0, 3, size, size, device=device)
+            yield torch.empty(0, 3, *self.specification.size, device=device)
 
     def numbers(self, rank: int, num_ranks: int) -> range:
         """Which of ``chosen`` a rank is given."""
@@ -105,7 +106,7 @@ def collect_statistics(
         "statistics": _STATISTICS_VERSION,
         "weights": weights_digest,
         "images": images.dataset.subset(images.chosen).fingerprint(None),
-        "image_size": images.image_size,
+        "input": asdict(images.specification),
         "batch_size": images.batch_size,
         "device": context.device,
         "by_image": by_image,
@@ -180,8 +181,9 @@ def range_solver(
     Operations whose tensors meet in a concat get one range. ``auto`` weighs the candidates here,
     once; the rest is arithmetic on what was counted.
     """
-    size = images.image_size
-    groups = concat_groups(network, torch.zeros(1, 3, size, size, device=context.device))
+    groups = concat_groups(
+        network, torch.zeros(1, 3, *images.specification.size, device=context.device)
+    )
 
     def of(drawn: NDArray[np.intp] | None) -> tuple[Statistics, Progress]:
         if drawn is None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
+from quantpipe.data.network_input import as_array
 from quantpipe.errors import ArtifactError, DataError
 from quantpipe.evaluation.accuracy import (
     ImageDetections,
@@ -106,7 +107,8 @@ def measure_parity(
     both = _Both(variant, loaded, device)
     reference = detect(
         both,
-        evaluation_batches(few, image_size=variant.image_size, batch_size=batch_size),
+        as_array(variant.specification),
+        evaluation_batches(few, specification=variant.specification, batch_size=batch_size),
         {image["id"]: (image["width"], image["height"]) for image in truth["images"]},
         suppression=suppression,
         num_batches=num_batches(len(few.images), batch_size),

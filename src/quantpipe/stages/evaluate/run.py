@@ -68,7 +68,7 @@ def _accuracy(
     return measure(
         variant.predict,
         dataset,
-        image_size=variant.image_size,
+        specification=variant.specification,
         batch_size=config.accuracy_batch,
         progress=context.progress,
         description=f"{context.step}: {variant.name}",
@@ -142,8 +142,9 @@ def _diverged_at(
     context: Context,
 ) -> str | None:
     context.progress.note(f"{context.step}: looking for the first operation that differs")
-    size = model.checkpoint.input.side
-    (images,) = float_batches(dataset, (0,), image_size=size, batch_size=1, device="cpu")
+    (images,) = float_batches(
+        dataset, (0,), specification=model.checkpoint.input, batch_size=1, device="cpu"
+    )
     try:
         with tempfile.TemporaryDirectory() as folder:
             return diverged_operation(
@@ -173,7 +174,7 @@ def _measurement(
         "name": variant.name,
         "precision": variant.precision,
         "engine": variant.engine,
-        "image_size": variant.image_size,
+        "image_size": variant.specification.shown,
         "map": accuracy.map,
         "map50": accuracy.map50,
         "per_class": dict(accuracy.per_class),

@@ -73,5 +73,5 @@ class Speed:
         return found
 
     def _images(self, variant: OpenVariant, batch_size: int) -> NDArray[np.float32]:
-        shape = (batch_size, 3, variant.image_size, variant.image_size)
+        shape = (batch_size, 3, *variant.specification.size)
         return np.random.default_rng(self.seed).random(shape, dtype=np.float32)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
+from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.engines.contract import EngineLayer, Images, Predictions, float_layers
 from quantpipe.engines.engine_file import network_bytes
 from quantpipe.engines.registry import load_engine, read_header
@@ -33,11 +35,11 @@ class OpenVariant:
 
     Attributes:
         name: As wired into the step.
-        predict: Images (B, 3, S, S) to predictions (B, A, 5 + C), as arrays.
+        predict: Images (B, 3, H, W) to predictions (B, A, 5 + C), as arrays.
         precision: fp32, half or int8.
         float_precision: What its float layers run in: fp32 or half.
         engine: The library that runs it.
-        image_size: S.
+        specification: What it takes.
         mib: Size of its file.
         detects: Whether rows are detections: its graph holds the suppression.
         layers: Those of an engine.
@@ -51,7 +53,7 @@ class OpenVariant:
     precision: str
     float_precision: str
     engine: str
-    image_size: int
+    specification: InputSpecification
     mib: float
     detects: bool
     layers: Sequence[EngineLayer]
@@ -86,19 +88,20 @@ def _open_engine(
     engine = load_engine(settings.engine.name, artifact.path)
     layers = engine.layers()
     stack.callback(engine.close)
+    built_from = _lineage(artifact)
     return OpenVariant(
         name=name,
         predict=engine.run,
         precision=settings.precision,
         float_precision=settings.float_precision,
         engine=settings.engine.name,
-        image_size=settings.image_size[0],
+        specification=load_checkpoint(built_from.model).input,
         mib=network_bytes(artifact.path) / 2**20,
         detects=header.num_classes is not None,
         layers=layers,
         num_float_layers=len(float_layers(layers)) if settings.precision == "int8" else None,
         run_all=engine.run_all if settings.engine.mode == "throughput" else None,
-        built_from=_lineage(artifact),
+        built_from=built_from,
     )
 
 
@@ -120,7 +123,7 @@ def _open_model(
         precision="fp32" if model.scales is None else "int8",
         float_precision="fp32",
         engine="torch",
-        image_size=model.checkpoint.input.side,
+        specification=model.checkpoint.input,
         mib=artifact.path.stat().st_size / 2**20,
         detects=False,
         layers=(),

@@ -41,7 +41,7 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
     export_float(
         model.network,
         path,
-        image_size=model.checkpoint.input.side,
+        image_size=model.checkpoint.input.size,
         batch=config.batch,
         opset=resolved_opset(config.opset, config.target),
     )
@@ -54,6 +54,7 @@ def run(config: ExportConfig, inputs: Inputs, outputs: Outputs, context: Context
         model.scales,
         model.plan,
         placement=engine_spec(config.target).placement,
+        signed_input=model.checkpoint.input.signed,
         half=config.half,
         simplified=config.simplify,
     )
@@ -79,7 +80,7 @@ def _write_calibration_cache(
 
 
 def _images(config: ExportConfig, model: Model, context: Context) -> Any:
-    """Images of the validation split, (B, 3, S, S), to verify the graph on."""
+    """Images of the validation split, (B, 3, H, W), to verify the graph on."""
     dataset = open_split(config.data, "val", context)
     count = config.batch if isinstance(config.batch, int) else config.verify_images
     chosen = sample(len(dataset.images), count, context.seed)
@@ -88,7 +89,7 @@ def _images(config: ExportConfig, model: Model, context: Context) -> Any:
     (images,) = float_batches(
         dataset,
         chosen,
-        image_size=model.checkpoint.input.side,
+        specification=model.checkpoint.input,
         batch_size=count,
         device="cpu",
     )

@@ -30,7 +30,7 @@ def append_verified_nms(
         settings: What is kept.
         class_names: In the order of the scores.
         form: Of the suppression.
-        images: (B, 3, S, S), RGB in 0..1, to compare on.
+        images: (B, 3, H, W), as the network takes them, to compare on.
 
     Returns:
         The number of detections compared.

@@ -74,7 +74,7 @@ class PlanAccuracy:
         (batch,) = float_batches(
             self.dataset,
             range(count),
-            image_size=self.loaded.checkpoint.input.side,
+            specification=self.loaded.checkpoint.input,
             batch_size=count,
             device=self.context.device,
         )
@@ -96,7 +96,7 @@ class PlanAccuracy:
         _, found = measure(
             self._stopping(predictor(network, self.context.device)),
             self.dataset,
-            image_size=self.loaded.checkpoint.input.side,
+            specification=self.loaded.checkpoint.input,
             batch_size=self.batch_size,
             progress=self.context.progress,
             description=f"{self.context.step}: {name}",

@@ -104,7 +104,7 @@ class PlanTimer:
             export_float(
                 self.loaded.network,
                 path,
-                image_size=self.loaded.checkpoint.input.side,
+                image_size=self.loaded.checkpoint.input.size,
                 batch="dynamic",
                 opset=self.opset,
             )
@@ -112,9 +112,9 @@ class PlanTimer:
 
     @cached_property
     def _images(self) -> NDArray[np.float32]:
-        size = self.loaded.checkpoint.input.side
+        size = self.loaded.checkpoint.input.size
         rng = np.random.default_rng(self.context.seed)
-        return rng.random((self.batch_size, 3, size, size), dtype=np.float32)
+        return rng.random((self.batch_size, 3, *size), dtype=np.float32)
 
     def _built(self, kept: frozenset[str] | None) -> Path:
         """The engine with some operations in float; None for a float engine."""
@@ -150,6 +150,7 @@ class PlanTimer:
             None if plan is None else self.loaded.scales,
             plan,
             placement=engine_spec(self.engine.name).placement,
+            signed_input=self.loaded.checkpoint.input.signed,
             half=False,
             simplified=True,
         )

@@ -95,8 +95,8 @@ def _student(config: QatDistillConfig, model: Model) -> nn.Module:
         "learned": Learned(lr_factor=numbers.lr_factor),
         "ema": Averaged(decay=numbers.decay, frozen_fraction=numbers.frozen_fraction),
     }
-    size = model.checkpoint.input.side
-    example = torch.zeros(1, 3, size, size, device=next(model.network.parameters()).device)
+    device = next(model.network.parameters()).device
+    example = torch.zeros(1, 3, *model.checkpoint.input.size, device=device)
     return quantize_to_train(
         model.network,
         model.require_scales(),
@@ -130,7 +130,7 @@ def _fit(
         recipe=numbers,
         loss=training.loss(numbers.loss, numbers.box_loss),
         dataset=dataset,
-        image_size=model.checkpoint.input.side,
+        specification=model.checkpoint.input,
         augmentation=config.augmentation,
         seed=context.seed,
         device=context.device,

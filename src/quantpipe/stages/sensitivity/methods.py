@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from quantpipe.data.batches import num_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch, evaluation_batches
-from quantpipe.data.transforms import Letterbox
+from quantpipe.data.network_input import network_input
+from quantpipe.data.transforms import Framing
 from quantpipe.detector.families.implementation import (
     DetectionLoss,
     RawPrediction,
     raw_outputs,
     raw_prediction,
 )
+from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.distributed.ranks import run_together
 from quantpipe.evaluation.accuracy import ImageDetections, detect
 from quantpipe.evaluation.network import predictor
@@ -46,14 +48,14 @@ class RankingBatch(NamedTuple):
     """Images to rank operations on.
 
     Attributes:
-        images: (B, 3, S, S) float RGB, 0..1, letterboxed, on the device of the network.
+        images: (B, 3, H, W) as the network takes them, on its device.
         labeled: The same images as read, with their boxes.
-        letterboxes: The way back to original pixels.
+        framings: The way back to original pixels.
     """
 
     images: Tensor
     labeled: Batch
-    letterboxes: list[Letterbox]
+    framings: list[Framing]
 
 
 class LabeledPrediction(NamedTuple):
@@ -75,7 +77,7 @@ class RankingJob:
         scales: Its ranges.
         operations: To be ranked.
         dataset: The images.
-        image_size: Pixels.
+        specification: What the network takes.
         batch_size: Images.
         loss: For ``loss``.
         output_error: For ``output`` and ``gradient``.
@@ -91,7 +93,7 @@ class RankingJob:
     scales: ScaleCache
     operations: Sequence[Operation]
     dataset: DetectionDataset
-    image_size: int
+    specification: InputSpecification
     batch_size: int
     loss: DetectionLoss | None
     output_error: ErrorMeasure
@@ -139,7 +141,7 @@ def _rank(job: RankingJob, processes: ProcessGroup, progress: Progress) -> Sensi
         operations=job.operations,
         direction=job.direction,
         batches=ranking_batches(
-            job.dataset, image_size=job.image_size, batch_size=job.batch_size, device=device
+            job.dataset, job.specification, batch_size=job.batch_size, device=device
         ),
         num_batches=num_batches(len(job.dataset.images), job.batch_size),
         batch_size=job.batch_size,
@@ -152,13 +154,18 @@ def _rank(job: RankingJob, processes: ProcessGroup, progress: Progress) -> Sensi
 
 
 def ranking_batches(
-    dataset: DetectionDataset, *, image_size: int, batch_size: int, device: str
+    dataset: DetectionDataset,
+    specification: InputSpecification,
+    *,
+    batch_size: int,
+    device: str,
 ) -> Iterator[RankingBatch]:
     """Yields every image of a data set in order, not augmented."""
-    for batch, letterboxes in evaluation_batches(
-        dataset, image_size=image_size, batch_size=batch_size
+    for batch, framings in evaluation_batches(
+        dataset, specification=specification, batch_size=batch_size
     ):
-        yield RankingBatch(batch.images.to(device).float() / 255, batch, letterboxes)
+        images = network_input(batch.images.to(device), specification)
+        yield RankingBatch(images, batch, framings)
 
 
 def ranking_method(
@@ -234,7 +241,12 @@ def _detector(
     sizes = {record.image_id: (record.width, record.height) for record in dataset.images}
 
     def run(network: nn.Module, batch: RankingBatch) -> Record:
-        found = detect(predictor(network, device), [(batch.labeled, batch.letterboxes)], sizes)
+        found = detect(
+            predictor(network, device),
+            lambda _: batch.images.cpu().numpy(),
+            [(batch.labeled, batch.framings)],
+            sizes,
+        )
         return {
             "image_ids": np.array([image.image_id for image in found]),
             "counts": np.array([len(image.scores) for image in found]),

@@ -43,16 +43,16 @@ def run(config: SensitivityConfig, inputs: Inputs, outputs: Outputs, context: Co
 
 def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> SensitivityTable:
     model = load_model(inputs["model"].path, "cpu")
-    size = model.checkpoint.input.side
+    specification = model.checkpoint.input
     dataset = open_split(config.data, config.split, context)
     job = RankingJob(
         method=config.method,
         direction=config.direction,
         network=model.network,
         scales=model.require_scales(),
-        operations=find_operations(model.network, torch.zeros(1, 3, size, size)),
+        operations=find_operations(model.network, torch.zeros(1, 3, *specification.size)),
         dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
-        image_size=size,
+        specification=specification,
         batch_size=config.batch_size,
         loss=_loss(config, model.checkpoint),
         output_error=config.output_error,

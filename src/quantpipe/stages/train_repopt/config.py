@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from quantpipe.detector.loss_numbers import BoxLoss
-from quantpipe.errors import ArtifactError
+from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import sha256_file
 from quantpipe.schema import Positive
 from quantpipe.settings.data import data_content
-from quantpipe.settings.model import ModelSettings
+from quantpipe.settings.model import ModelSettings, family_of
 from quantpipe.settings.training import Epochs, TrainingSettings, check_training
 
 
@@ -30,11 +30,20 @@ class TrainRepoptConfig(TrainingSettings):
 
     model: ModelSettings
     box_loss: BoxLoss | None
-    form: Literal["repopt", "repvgg"]
+    form: str
     checkpoint: Path | None
     scales: Path | None
     write_state_dict: bool
     search: SearchSettings
+
+    def __post_init__(self) -> None:
+        forms = family_of(self.model).forms
+        if forms and self.form not in forms:
+            raise ConfigurationError(
+                f"{self.form!r} is not one of {', '.join(forms)}",
+                path="form",
+                hint=nearest(self.form, forms),
+            )
 
 
 def check(config: TrainRepoptConfig) -> None:

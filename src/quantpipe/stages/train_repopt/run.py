@@ -167,7 +167,7 @@ def _fit(
         recipe=numbers,
         loss=_training(config).loss(numbers.loss, numbers.box_loss),
         dataset=dataset,
-        image_size=input_of(config.model).side,
+        specification=input_of(config.model),
         augmentation=config.augmentation,
         seed=context.seed,
         device=context.device,

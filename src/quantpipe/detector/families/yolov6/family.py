@@ -93,5 +93,6 @@ YOLOV6 = Family(
     settings=Yolov6Settings,
     input=_input,
     operations=_operations,
+    forms=("repopt", "repvgg"),
     module="quantpipe.detector.families.yolov6.implementation",
 )
