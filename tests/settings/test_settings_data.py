@@ -93,6 +93,10 @@ def test_the_format_tells_the_kinds_apart(values: dict[str, Any], kind: type) ->
 @pytest.mark.parametrize(
     ("values", "line"),
     [
+        (
+            SHAPES | {"image_size": [64, 96]},
+            "data.image_size: generated images are square, not [64, 96]; set data.image_size=96",
+        ),
         (SHAPES | {"format": "shape"}, "data.format: 'shape' is unknown; did you mean 'shapes'?"),
         (SHAPES | {"num_train": 0}, "data.num_train: 0 is not between"),
         (SHAPES | {"difficulty": 1.5}, "data.difficulty: 1.5 is not between 0 and 1"),

@@ -151,3 +151,12 @@ def test_a_teacher_of_another_width_teaches_classes_only() -> None:
         distillation_loss(Fixed(3, 16), **SETTINGS)(images, Fixed(3, 8).predict(images), 0)
     loss = distillation_loss(Fixed(3, 16), **{**SETTINGS, "feature_weight": 0.0})
     assert loss(images, Fixed(3, 8).predict(images), 0).item() == 0
+
+
+def test_a_model_without_features_teaches_classes_only() -> None:
+    images = torch.zeros(1, 3, 32, 32)
+    bare = Fixed(3, 8).predict(images)._replace(features=())
+    network = Fixed(3, 8)
+    network.predict = lambda _: bare  # type: ignore[assignment,method-assign]
+    with pytest.raises(ArtifactError, match="no features to be taught by; set the feature weight"):
+        distillation_loss(network, **SETTINGS)(images, bare, 0)

@@ -27,10 +27,19 @@ class ShapesSettings:
     format: Literal["shapes"]
     num_train: Annotated[int, Between(1, 1_000_000)]
     num_val: Annotated[int, Between(1, 1_000_000)]
-    image_size: Annotated[int, Between(64, 2048)]
+    image_size: Annotated[int, Between(64, 2048)] | tuple[int, int]
     num_classes: Annotated[int, Between(1, 5)]
     difficulty: Annotated[float, Between(0, 1)]
     seed: Annotated[int, Between(0, 2**31 - 1)]
+
+    def __post_init__(self) -> None:
+        # It follows the model's, which need be no square.
+        if not isinstance(self.image_size, int):
+            raise ConfigurationError(
+                f"generated images are square, not {list(self.image_size)}",
+                path="image_size",
+                hint=f"set data.image_size={max(self.image_size)}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,10 @@ def _require_same_classes(student: RawPrediction, teacher: RawPrediction) -> Non
 
 def _require_same_features(student: RawPrediction, teacher: RawPrediction) -> None:
     wanted, given = ([f.shape[1] for f in p.features] for p in (student, teacher))
+    if not wanted:
+        raise ArtifactError(
+            "the model has no features to be taught by", hint="set the feature weight to 0"
+        )
     if wanted != given:
         raise ArtifactError(
             f"the teacher's neck has {given} channels, the student's {wanted}",

@@ -43,7 +43,7 @@ def test_every_operation_gets_a_range(trained: Checkpoint, calibrated: Artifacts
     cache = load_scales(calibrated["model"].folder / SCALES)
     assert set(cache.operations()) == set(operation_names(trained))
     assert cache.weights_digest == load_checkpoint(calibrated["model"].path).weights_digest
-    assert cache.preprocessing["image_size"] == 64
+    assert cache.preprocessing["height"] == cache.preprocessing["width"] == 64
 
 
 def test_the_range_of_the_input_is_that_of_the_pixels(
