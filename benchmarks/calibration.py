@@ -340,7 +340,7 @@ def aligned(histogram: Histogram, calibrator: Any) -> tuple[Counts, Counts]:
 
 
 def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
-    """The least harmful candidates."""
+    """The least degrading candidates."""
     candidates = candidate_ranges(statistics, subject.groups)
     degradations = range_degradations(
         subject.network,

@@ -163,7 +163,7 @@ def _want(folder: Path, log: _Log, work_seconds: float) -> int:
         return Built(metrics={}, seconds=0.0)
 
     cache = RunCache(folder / "root" / "cache", warn=lambda _: None)
-    entry, there = cache.obtain(_KEY, _IDENTITY, write)
+    entry, there = cache.get_or_build(_KEY, _IDENTITY, write)
     right = all((entry.folder / n).read_bytes() == c for n, c in entry_files("wanted").items())
     return (_REUSED if there else _BUILT) if right else 1
 
@@ -312,7 +312,7 @@ def _use(folder: Path, chance: random.Random) -> int:
         place = World(folder).publish(name)  # its share in the entry ends here
         world, identity = World(folder), {"stage": name}
         cache = world.cache()
-        entry, _ = cache.obtain(key_of(identity), identity, partial(world.write, name))
+        entry, _ = cache.get_or_build(key_of(identity), identity, partial(world.write, name))
         time.sleep(chance.uniform(0, 0.01))
         for file, content in entry_files(name).items():
             assert (entry.folder / file).read_bytes() == content

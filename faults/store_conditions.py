@@ -21,7 +21,7 @@ from faults.store_world import Told, World, contents, leftovers, results
 from faults.tally import Tally
 
 from quantpipe.core.maintenance import prune
-from quantpipe.core.runner import named
+from quantpipe.core.runner import attribute_errors
 from quantpipe.errors import BusyError, MachineError, QuantpipeError
 
 _STEPS = 4
@@ -242,7 +242,7 @@ def _pruned_when_full(world: World, whole: World, fault: Any, tally: Tally) -> s
     def work() -> int:
         watched(world.root, failing_from(1, errno.ENOSPC, {"create", "write", "mkdir", "copy"}))
         later = time.time() + 1e6
-        with named(None):
+        with attribute_errors(None):
             pruned = prune(
                 world.cache_root, world.root / "runs", max_age_days=1, max_bytes=None, now=later
             )

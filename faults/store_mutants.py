@@ -29,7 +29,7 @@ from faults import (
     store_order,
     store_power,
 )
-from quantpipe.core.lock import unshared
+from quantpipe.core.lock import unshared_lock
 from quantpipe.core.run_cache import Built, Entry, RunCache
 from quantpipe.files import make_folder, sha256_file, sync_directory, write_atomic
 
@@ -204,7 +204,7 @@ def _staging_left() -> None:
 
 def _progress_first() -> None:
     """Saved progress goes before the result is in its place."""
-    obtain = RunCache.obtain
+    get_or_build = RunCache.get_or_build
 
     def mutant(
         cache: RunCache, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
@@ -214,9 +214,9 @@ def _progress_first() -> None:
             shutil.rmtree(cache.progress_folder(key), ignore_errors=True)
             return built
 
-        return obtain(cache, key, identity, writing)
+        return get_or_build(cache, key, identity, writing)
 
-    RunCache.obtain = mutant  # type: ignore[assignment, method-assign]
+    RunCache.get_or_build = mutant  # type: ignore[assignment, method-assign]
 
 
 def _renames(chosen: Callable[[Path], bool], instead: Callable[[Path], object]) -> Patch:
@@ -323,7 +323,7 @@ MUTANTS = (
     ),
     Mutant(
         name="prune what is in use",
-        patch=_everywhere(unshared, lambda path: nullcontext()),
+        patch=_everywhere(unshared_lock, lambda path: nullcontext()),
         judge=_concurrency("pruned"),
     ),
 )

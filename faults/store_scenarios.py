@@ -15,7 +15,7 @@ from faults.store_world import World, age, entry_files, save, states, whole_entr
 
 from quantpipe.core.maintenance import prune
 from quantpipe.core.run_cache import Built, key_of
-from quantpipe.core.runner import named
+from quantpipe.core.runner import attribute_errors
 from quantpipe.files import remove_leftovers, write_atomic
 
 _DAY = 86_400.0
@@ -73,7 +73,7 @@ def _quarantined(world: World, done: bool) -> str | None:
 def _save_often(world: World) -> None:
     """A training's progress, and a settings file that is written over."""
     folder = world.cache().progress_folder("k" * 64)
-    with named(None):
+    with attribute_errors(None):
         remove_leftovers(world.root)  # of a killed writer, as whoever owns the folder does
         for done in (2, 4, 6, 8):
             save(folder, done, "".join(f"{n};" for n in range(done)))
@@ -115,7 +115,7 @@ def _full_house(world: World) -> None:
 
 
 def _prune(world: World) -> None:
-    with named(None):
+    with attribute_errors(None):
         prune(
             world.cache_root, world.root / "runs", max_age_days=5, max_bytes=None, now=time.time()
         )
@@ -156,7 +156,7 @@ def _run_then_kill(world: World) -> None:
 
     identity = {"stage": "one"}
     _older(world)
-    child = forked(lambda: world.cache().obtain(key_of(identity), identity, write))
+    child = forked(lambda: world.cache().get_or_build(key_of(identity), identity, write))
     while not ready.exists():
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)

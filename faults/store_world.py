@@ -15,7 +15,7 @@ from faults.text_steps import TextConfig, append, stage, step
 from quantpipe.core.pipeline import Pipeline, Step
 from quantpipe.core.run_cache import Built, RunCache, key_of
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.runner import Runner, StepRecord, named, run_pipeline
+from quantpipe.core.runner import Runner, StepRecord, attribute_errors, run_pipeline
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.files import remove_leftovers, sha256_bytes, sha256_file, write_atomic
 from quantpipe.progress import Silent
@@ -74,7 +74,7 @@ class World:
     def run(self) -> tuple[StepRecord, ...]:
         """What the command does with a pipeline, without its tables."""
         directory, pipeline = self.directory(), four_steps(self.log)
-        with named(None), directory.held():
+        with attribute_errors(None), directory.held():
             runner = Runner(
                 cache=self.cache(),
                 run_directory=directory,
@@ -92,10 +92,10 @@ class World:
     def publish(self, name: str = "one") -> Path:
         """One entry with several files, in folders too."""
         identity = {"stage": name}
-        with named(None):
+        with attribute_errors(None):
             cache = self.cache()
             cache.clear_staging()  # as each run does
-            entry, _ = cache.obtain(key_of(identity), identity, partial(self.write, name))
+            entry, _ = cache.get_or_build(key_of(identity), identity, partial(self.write, name))
         return entry.folder
 
     def write(self, name: str, folder: Path) -> Built:

@@ -23,7 +23,7 @@ def cache(tmp_path: Path) -> Path:
         return Built(metrics={}, seconds=1.0)
 
     store = RunCache(tmp_path / "cache", warn=print)
-    return store.obtain(key_of(IDENTITY), IDENTITY, write)[0].folder
+    return store.get_or_build(key_of(IDENTITY), IDENTITY, write)[0].folder
 
 
 def test_the_list_names_the_stage(

@@ -8,7 +8,7 @@ from faults.wrong_commands import HOSTILE, RECIPE, WRONG
 from tests.command_line import Finished, fork, start
 
 from quantpipe import __version__
-from quantpipe.core.lock import held_or_busy
+from quantpipe.core.lock import exclusive_lock_or_busy
 from quantpipe.engines.registry import ENGINES
 
 STEPS = (
@@ -80,7 +80,7 @@ def test_a_busy_run_directory_ends_with_75_and_names_the_holder(
     folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with held_or_busy(run / ".lock"):
+    with exclusive_lock_or_busy(run / ".lock"):
         done = fork(folder, f"run_dir={run}", f"cache_dir={tmp_path / 'cache'}")
     assert done.code == 75
     line = done.one_line()

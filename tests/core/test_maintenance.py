@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.core.lock import held_or_busy
+from quantpipe.core.lock import exclusive_lock_or_busy
 from quantpipe.core.maintenance import listed, prune, verified
 from quantpipe.core.run_cache import Built, RunCache, key_of
 from quantpipe.errors import ArtifactError
@@ -37,7 +37,7 @@ class House:
             (folder / "file.bin").write_bytes(b"x" * SIZE)
             return Built(metrics={}, seconds=1.0)
 
-        entry, _ = self.cache().obtain(key, identity, write)
+        entry, _ = self.cache().get_or_build(key, identity, write)
         then = time.time() - days * DAY
         os.utime(entry.folder, (then, then))
         return key
@@ -99,7 +99,7 @@ def test_what_was_used_within_the_hour_stays(house: House) -> None:
 
 def test_what_a_process_holds_is_left_alone_and_said(house: House) -> None:
     key = house.add("a", days=9)
-    with held_or_busy(house.root / "locks" / f"{key}.lock"):
+    with exclusive_lock_or_busy(house.root / "locks" / f"{key}.lock"):
         pruned = prune(house.root, house.runs, max_age_days=1, max_bytes=None, now=time.time())
     assert [kept.key for kept in pruned.busy] == [key]
     assert house.keys() == [key]
@@ -166,7 +166,7 @@ def test_prune_leaves_what_was_used_since_it_was_listed(
         assert house.cache().find(key) is not None
         yield
 
-    monkeypatch.setattr("quantpipe.core.maintenance.held_or_busy", used_meanwhile)
+    monkeypatch.setattr("quantpipe.core.maintenance.exclusive_lock_or_busy", used_meanwhile)
     assert house.prune(days=5) == []
     assert house.keys() == [key]
 
@@ -204,6 +204,6 @@ def test_prune_keeps_progress_that_was_saved_since_it_looked(
         (progress / "state").write_text("new")
         yield
 
-    monkeypatch.setattr("quantpipe.core.maintenance.held_or_busy", saved_meanwhile)
+    monkeypatch.setattr("quantpipe.core.maintenance.exclusive_lock_or_busy", saved_meanwhile)
     house.prune(days=5)
     assert (progress / "state").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.core.toy import die, exit_code, forked, on_file_operation
 
-from quantpipe.core.lock import unshared
+from quantpipe.core.lock import unshared_lock
 from quantpipe.core.run_cache import Built, RunCache, key_of
 from quantpipe.errors import BusyError, Interrupted, MachineError
 from quantpipe.files import NoRoomError, sha256_bytes
@@ -45,7 +45,7 @@ class Store:
         return RunCache(self.root, warn=self.warnings.append)
 
     def build(self) -> Path:
-        entry, _ = self.cache().obtain(key_of(IDENTITY), IDENTITY, write)
+        entry, _ = self.cache().get_or_build(key_of(IDENTITY), IDENTITY, write)
         return entry.folder
 
     def in_staging(self) -> list[Path]:
@@ -74,9 +74,9 @@ def test_nan_names_nothing() -> None:
 
 
 def test_what_was_built_is_found_by_another_process(store: Store) -> None:
-    entry, there = store.cache().obtain(KEY, IDENTITY, write)
+    entry, there = store.cache().get_or_build(KEY, IDENTITY, write)
     assert not there
-    again, there = store.cache().obtain(KEY, IDENTITY, never)
+    again, there = store.cache().get_or_build(KEY, IDENTITY, never)
     assert there
     assert again == entry
     assert again.folder == store.root / "objects" / KEY[:2] / KEY
@@ -101,7 +101,7 @@ def test_progress_is_kept_until_the_result_is_published(store: Store) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        store.cache().obtain(KEY, IDENTITY, fail)
+        store.cache().get_or_build(KEY, IDENTITY, fail)
     assert (store.cache().progress_folder(KEY) / "state").read_text() == "half"
     store.build()
     assert not store.cache().progress_folder(KEY).exists()
@@ -113,7 +113,7 @@ def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space"):
-        store.cache().obtain(KEY, IDENTITY, fail)
+        store.cache().get_or_build(KEY, IDENTITY, fail)
     assert not store.in_staging()
     assert store.cache().find(KEY) is None
 
@@ -248,7 +248,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_entry_is_set_aside_and_built_again(store: Store, fault: str) -> None:
     DAMAGE[fault](store.build())
     assert store.cache().find(KEY) is None
-    entry, there = store.cache().obtain(KEY, IDENTITY, write)
+    entry, there = store.cache().get_or_build(KEY, IDENTITY, write)
     assert not there
     assert_whole(entry.folder)
     assert len(store.warnings) == 1
@@ -257,7 +257,7 @@ def test_a_damaged_entry_is_set_aside_and_built_again(store: Store, fault: str) 
         in store.warnings[0]
     )
     assert len(list((store.root / "quarantine").iterdir())) == 1
-    assert store.cache().obtain(KEY, IDENTITY, never)[1]
+    assert store.cache().get_or_build(KEY, IDENTITY, never)[1]
 
 
 def test_every_flipped_bit_of_a_manifest_is_noticed(store: Store) -> None:
@@ -284,7 +284,7 @@ def test_processes_that_want_the_same_result_build_it_once(store: Store, tmp_pat
         return write(folder)
 
     def obtain() -> None:
-        entry, _ = store.cache().obtain(KEY, IDENTITY, slow)
+        entry, _ = store.cache().get_or_build(KEY, IDENTITY, slow)
         assert_whole(entry.folder)
 
     children = [forked(obtain) for _ in range(4)]
@@ -300,7 +300,7 @@ def test_whoever_waits_is_told_for_whom_and_can_be_stopped(store: Store, tmp_pat
         time.sleep(30)
         return write(folder)
 
-    child = forked(lambda: store.cache().obtain(KEY, IDENTITY, slow))
+    child = forked(lambda: store.cache().get_or_build(KEY, IDENTITY, slow))
     wait_for(started)
 
     def stop() -> None:
@@ -308,7 +308,7 @@ def test_whoever_waits_is_told_for_whom_and_can_be_stopped(store: Store, tmp_pat
 
     cache = RunCache(store.root, warn=store.warnings.append, still_wanted=stop)
     with pytest.raises(Interrupted):
-        cache.obtain(KEY, IDENTITY, never)
+        cache.get_or_build(KEY, IDENTITY, never)
     os.kill(child, 9)
     exit_code(child)
     assert len(store.warnings) == 1
@@ -336,7 +336,7 @@ def test_a_fault_that_says_nothing_of_an_entry_does_not_set_it_aside(
     with pytest.raises(OSError, match="Too many open files"):
         store.cache().find(KEY)
     monkeypatch.undo()
-    assert store.cache().obtain(KEY, IDENTITY, never)[1]
+    assert store.cache().get_or_build(KEY, IDENTITY, never)[1]
 
 
 def test_a_full_disk_is_told_with_the_bytes_of_the_whole_entry(store: Store) -> None:
@@ -346,7 +346,7 @@ def test_a_full_disk_is_told_with_the_bytes_of_the_whole_entry(store: Store) -> 
         raise NoRoomError(cause, folder / "second.bin", 234)
 
     with pytest.raises(NoRoomError) as caught:
-        store.cache().obtain(KEY, IDENTITY, fail)
+        store.cache().get_or_build(KEY, IDENTITY, fail)
     assert caught.value.needed == 1234
     assert caught.value.filename.endswith("second.bin")
     assert not store.in_staging()
@@ -356,7 +356,7 @@ def test_progress_left_by_a_kill_right_after_publication_goes(store: Store) -> N
     store.build()
     progress = store.cache().progress_folder(KEY)
     progress.mkdir(parents=True)
-    assert store.cache().obtain(KEY, IDENTITY, never)[1]
+    assert store.cache().get_or_build(KEY, IDENTITY, never)[1]
     assert not progress.exists()
 
 
@@ -373,9 +373,9 @@ def test_an_entry_that_a_run_found_is_shared_until_the_run_ends(store: Store) ->
     manifest = store.build() / "manifest.json"
     run = store.cache()
     run.find(KEY)
-    with pytest.raises(BusyError), unshared(manifest):
+    with pytest.raises(BusyError), unshared_lock(manifest):
         pass
     del run
-    with unshared(manifest):
+    with unshared_lock(manifest):
         assert store.cache().find(KEY) is None  # it may be gone in a moment
     assert store.cache().find(KEY) is not None

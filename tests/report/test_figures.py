@@ -29,15 +29,19 @@ def _height_of(svg: str, text: str) -> float:
     raise AssertionError(text)
 
 
-def _bars(*harms: float, boundary: int = 1) -> list[SensitivityBar]:
+def _bars(*degradations: float, boundary: int = 1) -> list[SensitivityBar]:
     return [
-        SensitivityBar(name=f"layer{i}", harm=h, standard_error=0.1 * abs(h), is_float=i > boundary)
-        for i, h in enumerate(harms)
+        SensitivityBar(
+            name=f"layer{i}", degradation=h, standard_error=0.1 * abs(h), is_float=i > boundary
+        )
+        for i, h in enumerate(degradations)
     ]
 
 
 def test_sensitivity_runs_from_harmless_to_harmful_with_the_boundary_between() -> None:
-    svg = sensitivity_chart(_bars(-0.1, 0.0, 0.4, 1.5), boundary=1, harm_label="mAP lost, points")
+    svg = sensitivity_chart(
+        _bars(-0.1, 0.0, 0.4, 1.5), boundary=1, degradation_label="mAP lost, points"
+    )
     heights = [_height_of(svg, f"layer{i}") for i in range(4)]
     assert heights == sorted(heights)
     assert heights[1] < _height_of(svg, "boundary 1") + 3 < heights[2] + 3
@@ -45,14 +49,14 @@ def test_sensitivity_runs_from_harmless_to_harmful_with_the_boundary_between() -
 
 
 def test_sensitivity_of_many_decades_is_logarithmic_with_plain_ticks() -> None:
-    svg = sensitivity_chart(_bars(0.001, 0.02, 0.5, 7.0), boundary=None, harm_label="damage")
+    svg = sensitivity_chart(_bars(0.001, 0.02, 0.5, 7.0), boundary=None, degradation_label="damage")
     assert {"0.001", "0.01", "0.1", "1"} <= set(_texts(svg))
     assert "boundary" not in svg
 
 
 def test_sensitivity_without_errors_or_rows() -> None:
-    bare = [SensitivityBar(name="a", harm=1.0, standard_error=None, is_float=False)]
-    assert "a" in _texts(sensitivity_chart(bare, boundary=0, harm_label="harm"))
+    bare = [SensitivityBar(name="a", degradation=1.0, standard_error=None, is_float=False)]
+    assert "a" in _texts(sensitivity_chart(bare, boundary=0, degradation_label="harm"))
 
 
 def test_the_plan_curve_marks_every_measured_plan_and_the_one_taken() -> None:
@@ -111,8 +115,10 @@ def test_equal_input_gives_equal_text_and_two_charts_share_no_id() -> None:
 
 
 def test_colors_follow_the_page_and_names_are_escaped() -> None:
-    odd = SensitivityBar(name="<script>$x$</script>", harm=1, standard_error=None, is_float=False)
-    svg = sensitivity_chart([odd], boundary=None, harm_label="harm")
+    odd = SensitivityBar(
+        name="<script>$x$</script>", degradation=1, standard_error=None, is_float=False
+    )
+    svg = sensitivity_chart([odd], boundary=None, degradation_label="harm")
     assert "<script" not in svg
     assert "<script>$x$</script>" in _texts(svg)
     assert svg.startswith("<svg")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from quantpipe.core.maintenance import Kept, listed, prune, verified
 from quantpipe.core.run_cache import RunCache
-from quantpipe.core.runner import named
+from quantpipe.core.runner import attribute_errors
 from quantpipe.core.signals import stop_on_signals
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.report.progress import watching
@@ -50,7 +50,7 @@ def keep_house(settings: CacheSettings, cache_root: Path) -> None:
             path="cache.runs",
             hint="name the folder of the run directories",
         )
-    with named(None):
+    with attribute_errors(None):
         _ACTIONS[settings.action](settings, root)
 
 

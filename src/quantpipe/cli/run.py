@@ -14,7 +14,7 @@ from quantpipe.cli.config import CheckedRun, to_yaml
 from quantpipe.cli.presentation import present, present_sweep
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.runner import Runner, named, run_pipeline
+from quantpipe.core.runner import Runner, attribute_errors, run_pipeline
 from quantpipe.core.signals import StopRequest, stop_on_signals
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
 from quantpipe.files import write_atomic
@@ -32,7 +32,12 @@ def run_checked(run: CheckedRun) -> None:
     root = run.settings.run_dir.absolute()
     _writable(root, "run_dir")
     limits = _read_only(run.settings.cache_dir.absolute())
-    with stop_on_signals() as stop, stop.explained(), watching(stop) as shown, named(None):
+    with (
+        stop_on_signals() as stop,
+        stop.explained(),
+        watching(stop) as shown,
+        attribute_errors(None),
+    ):
         progress = Logged(shown, root / "run.log")
         directory = RunDirectory(root, warn=progress.note)
         with directory.held():
@@ -45,7 +50,7 @@ def _run_held(
     run: CheckedRun, directory: RunDirectory, stop: StopRequest, progress: Progress
 ) -> None:
     try:
-        with named(None), stop.explained():
+        with attribute_errors(None), stop.explained():
             _run_and_present(run, directory, stop, progress)
     except QuantpipeError as error:
         state = "interrupted" if isinstance(error, Interrupted) else "failed"

@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.5
 
 
 @contextmanager
-def held(
+def exclusive_lock(
     path: Path, *, waiting: Callable[[str], None], still_wanted: Callable[[], None]
 ) -> Iterator[None]:
     """Holds the lock file at ``path``, telling ``waiting`` who has it while another process does.
@@ -50,7 +50,7 @@ def _wait(lock: BaseFileLock, still_wanted: Callable[[], None]) -> None:
 
 
 @contextmanager
-def held_or_busy(path: Path) -> Iterator[None]:
+def exclusive_lock_or_busy(path: Path) -> Iterator[None]:
     """Holds the lock file at ``path``, or raises :class:`BusyError` at once."""
     lock = _lock(path)
     try:
@@ -65,7 +65,7 @@ def held_or_busy(path: Path) -> Iterator[None]:
         yield
 
 
-class Shared:
+class SharedLock:
     """A share in a file's lock, held as long as this object lives.
 
     A fork inherits it, and so may outlive its parent with it.
@@ -75,7 +75,7 @@ class Shared:
         weakref.finalize(self, os.close, descriptor)
 
 
-def shared(path: Path) -> Shared | None:
+def shared_lock(path: Path) -> SharedLock | None:
     """Takes a share in the lock of a file that need not be writable.
 
     Returns:
@@ -88,7 +88,7 @@ def shared(path: Path) -> Shared | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
-    share = Shared(descriptor)
+    share = SharedLock(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         held, there = os.fstat(descriptor), path.stat()
@@ -102,7 +102,7 @@ def shared(path: Path) -> Shared | None:
 
 
 @contextmanager
-def unshared(path: Path) -> Iterator[None]:
+def unshared_lock(path: Path) -> Iterator[None]:
     """Holds the lock of a file alone, or raises :class:`BusyError` while others share it.
 
     A file that is not there needs no lock.

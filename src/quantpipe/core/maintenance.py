@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from quantpipe.core.lock import held_or_busy, unshared
+from quantpipe.core.lock import exclusive_lock_or_busy, unshared_lock
 from quantpipe.core.run_cache import RunCache, folder_size, raise_it
 from quantpipe.errors import ArtifactError, BusyError
 from quantpipe.files import make_folder, sync_directory
@@ -197,7 +197,7 @@ def _manifests(runs: Path) -> Iterator[Path]:
 def _locked(cache_root: Path, key: str, work: Callable[[], bool]) -> bool:
     """Does the work under the lock of a key, or returns False where a process holds it."""
     try:
-        with held_or_busy(cache_root / "locks" / f"{key}.lock"):
+        with exclusive_lock_or_busy(cache_root / "locks" / f"{key}.lock"):
             return work()
     except BusyError:
         return False
@@ -205,7 +205,7 @@ def _locked(cache_root: Path, key: str, work: Callable[[], bool]) -> bool:
 
 def _remove_unused(cache_root: Path, kept: Kept) -> bool:
     """Removes an entry unless somebody has begun to use it since it was listed."""
-    with unshared(kept.folder / _MANIFEST):
+    with unshared_lock(kept.folder / _MANIFEST):
         if not kept.folder.exists():
             return True
         if kept.folder.stat().st_mtime > kept.used:

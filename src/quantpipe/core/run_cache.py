@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantpipe.core.lock import Shared, held, held_or_busy, shared
+from quantpipe.core.lock import SharedLock, exclusive_lock, exclusive_lock_or_busy, shared_lock
 from quantpipe.errors import BusyError, MachineError
 from quantpipe.files import (
     FULL,
@@ -94,7 +94,7 @@ class RunCache:
         self._warn = warn
         self._still_wanted = still_wanted
         self._verified: dict[str, Entry] = {}
-        self._in_use: dict[str, Shared] = {}
+        self._in_use: dict[str, SharedLock] = {}
 
     @property
     def root(self) -> Path:
@@ -112,7 +112,9 @@ class RunCache:
         Raises:
             MachineError: The store can only be read.
         """
-        lock = held(self._lock_file(key), waiting=self._warn, still_wanted=self._still_wanted)
+        lock = exclusive_lock(
+            self._lock_file(key), waiting=self._warn, still_wanted=self._still_wanted
+        )
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock)
@@ -131,31 +133,31 @@ class RunCache:
 
     def find(self, key: str) -> Entry | None:
         """The entry of a key if it is there and whole."""
-        return self._look(key)[1]
+        return self._checked(key)[1]
 
-    def _look(self, key: str) -> tuple[str, Entry | None]:
+    def _checked(self, key: str) -> tuple[str, Entry | None]:
         """The fault of an entry (empty if it is not there) and None, or the entry."""
         if key not in self._verified:
             folder = self._object(key)
             try:
                 # Until this process ends, nobody prunes what it found whole.
-                claim = shared(folder / _MANIFEST)
+                claim = shared_lock(folder / _MANIFEST)
             except BusyError:  # it is just being pruned: whoever has the key's lock will see
                 return "", None
             fault, entry = _verify(folder, key) if folder.exists() else ("", None)
             if entry is None:
                 return fault, None
-            self._keep(entry, claim)
+            self._remember(entry, claim)
             with suppress(OSError):  # a store that may only be read still serves
                 os.utime(folder)  # when it was last used, for pruning
         return "", self._verified[key]
 
-    def _keep(self, entry: Entry, claim: Shared | None) -> None:
+    def _remember(self, entry: Entry, claim: SharedLock | None) -> None:
         self._verified[entry.key] = entry
         if claim is not None:
             self._in_use[entry.key] = claim
 
-    def obtain(
+    def get_or_build(
         self, key: str, identity: Mapping[str, Any], write: Callable[[Path], Built]
     ) -> tuple[Entry, bool]:
         """Returns the entry of ``key`` and whether it was there already.
@@ -170,7 +172,7 @@ class RunCache:
                 self._if_free(key, lambda: self._drop_progress(key))
             return entry, True
         with self.lock(key):
-            fault, entry = self._look(key)
+            fault, entry = self._checked(key)
             if entry is not None:
                 self._drop_progress(key)
                 return entry, True
@@ -210,12 +212,12 @@ class RunCache:
                 raise _no_room(error, staging, size) from error
             raise
         self._drop_progress(key)
-        claim = shared(final / _MANIFEST)
+        claim = shared_lock(final / _MANIFEST)
         fault, entry = _verify(final, key)
         if entry is None:
             hint = "the disk may be failing; the next run sets it aside"
             raise MachineError(f"cannot be read back: {fault}", path=final, hint=hint)
-        self._keep(entry, claim)
+        self._remember(entry, claim)
         return entry
 
     def _drop_progress(self, key: str) -> None:
@@ -223,7 +225,7 @@ class RunCache:
 
     def _if_free(self, key: str, work: Callable[[], None]) -> None:
         """Does the work under the lock of a key, unless somebody has it or nothing may change."""
-        with suppress(BusyError, OSError), held_or_busy(self._lock_file(key)):
+        with suppress(BusyError, OSError), exclusive_lock_or_busy(self._lock_file(key)):
             work()
 
     def _clear_staging(self, key: str) -> None:

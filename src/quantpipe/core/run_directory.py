@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from quantpipe.core.lock import held_or_busy
+from quantpipe.core.lock import exclusive_lock_or_busy
 from quantpipe.core.run_cache import Entry
 from quantpipe.files import (
     faults_named,
@@ -49,7 +49,7 @@ class RunDirectory:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Holds the folder; raises :class:`~quantpipe.errors.BusyError` if another run does."""
-        with held_or_busy(self._root / ".lock"):
+        with exclusive_lock_or_busy(self._root / ".lock"):
             remove_leftovers(self._root)
             self._recall()  # another run may have ended here meanwhile
             yield

@@ -78,7 +78,7 @@ class Runner:
 def check_pipeline(pipeline: Pipeline) -> None:
     """Raises for whatever the stages can know to be wrong before any work."""
     for step in pipeline.steps:
-        with named(step.name):
+        with attribute_errors(step.name):
             try:
                 step.stage.check(step.config)
             except ConfigurationError as error:
@@ -99,7 +99,7 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
     for number, step in enumerate(pipeline.steps, start=1):
         runner.stop.raise_if_set()
         directory.write_status("running", step.name)
-        with named(step.name), runner.stop.explained():
+        with attribute_errors(step.name), runner.stop.explained():
             record = _run_step(step, runner, records)
         records[step.name] = record
         directory.write_manifest(pipeline.name, {n: r.as_json() for n, r in records.items()})
@@ -119,7 +119,7 @@ def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> 
     content = step.stage.content(step.config, _memo(runner.cache))
     named_by = step_identity(step, inputs, content, seed=runner.seed, device=runner.device)
     key = key_of(named_by)
-    entry, reused = runner.cache.obtain(
+    entry, reused = runner.cache.get_or_build(
         key, named_by, lambda folder: _execute(step, inputs, folder, key, runner)
     )
     runner.run_directory.place(step.name, entry)
@@ -199,7 +199,7 @@ def _materializer(
             return Built(metrics={}, seconds=time.monotonic() - start)
 
         material = {"material": dict(named_by)}
-        entry, _ = cache.obtain(key_of(material), material, write)
+        entry, _ = cache.get_or_build(key_of(material), material, write)
         return entry.folder
 
     return materialize
@@ -221,7 +221,7 @@ def _artifacts(step: Step, entry: Entry, inputs: Inputs) -> dict[str, Artifact]:
 
 
 @contextmanager
-def named(step: str | None) -> Iterator[None]:
+def attribute_errors(step: str | None) -> Iterator[None]:
     """Gives errors the name of the step, and faults of the machine an exit code and a hint."""
     try:
         yield

@@ -53,24 +53,24 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityBar:
-    """One operation of the sensitivity chart: its harm, and whether the plan left it in float."""
+    """One operation of the sensitivity chart: its degradation, and whether the plan left it in float."""
 
     name: str
-    harm: float
+    degradation: float
     standard_error: float | None
     is_float: bool
 
 
 def sensitivity_chart(
-    bars: Sequence[SensitivityBar], *, boundary: int | None, harm_label: str
+    bars: Sequence[SensitivityBar], *, boundary: int | None, degradation_label: str
 ) -> str:
-    """Draws one bar for each operation, the least harmful at the top.
+    """Draws one bar for each operation, the least degrading at the top.
 
     Args:
         bars: From harmless to harmful, as the sensitivity table has them.
         boundary: Index of the last operation in that order that was quantized; a line is drawn
             below it. None where the plan was made otherwise.
-        harm_label: What ``harm`` measures, with its unit.
+        degradation_label: What ``degradation`` measures, with its unit.
     """
     with _style("sensitivity"):
         figure, axes = _chart(8.6, 0.21 * len(bars) + 1.3)
@@ -78,10 +78,10 @@ def sensitivity_chart(
         for kind, color, label in ((False, _INTEGER, "INT8"), (True, _FLOAT, "stays in float")):
             own = [place for place in places if bars[place].is_float == kind]
             if own:
-                harms = [bars[place].harm for place in own]
-                axes.barh(own, harms, height=0.68, color=color, label=label)
+                degradations = [bars[place].degradation for place in own]
+                axes.barh(own, degradations, height=0.68, color=color, label=label)
         _error_bars(axes, bars)
-        if _spans_decades([bar.harm for bar in bars]):
+        if _spans_decades([bar.degradation for bar in bars]):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
         if boundary is not None:
@@ -98,7 +98,7 @@ def sensitivity_chart(
             )
         axes.set_yticks(places, [bar.name for bar in bars], fontsize=8.5)
         axes.set_ylim(len(bars) - 0.4, -0.6)
-        axes.set_xlabel(harm_label)
+        axes.set_xlabel(degradation_label)
         axes.grid(axis="x")
         _legend(axes, ncols=2)
         return _svg(figure, "sensitivity")
@@ -248,7 +248,7 @@ def _error_bars(axes: Axes, bars: Sequence[SensitivityBar]) -> None:
     known = [(place, bar) for place, bar in enumerate(bars) if bar.standard_error is not None]
     if known:
         axes.errorbar(
-            [bar.harm for _, bar in known],
+            [bar.degradation for _, bar in known],
             [place for place, _ in known],
             xerr=[bar.standard_error or 0.0 for _, bar in known],
             fmt="none",

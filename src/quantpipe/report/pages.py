@@ -59,14 +59,14 @@ def sensitivity_charts(path: Path, plan: Path | None) -> list[Chart]:
     bars = [
         SensitivityBar(
             name=row["name"],
-            harm=unit * (row["drop"] if in_points else row["score"]),
+            degradation=unit * (row["drop"] if in_points else row["score"]),
             standard_error=None if row["standard_error"] is None else unit * row["standard_error"],
             is_float=row["name"] in kept,
         )
         for row in table["rows"]
     ]
     label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
-    svg = sensitivity_chart(bars, boundary=_boundary(bars), harm_label=label)
+    svg = sensitivity_chart(bars, boundary=_boundary(bars), degradation_label=label)
     return _drawn([_chart("Sensitivity of the operations", _worth(table), svg)])
 
 

@@ -174,7 +174,7 @@ def save_summary(path: Path, summary: Summary) -> None:
 def speed_up(summary: Summary, variant: Variant, batch: str) -> float | None:
     """Returns images a second against the ``half`` variant on the same engine and input size."""
     for other in summary["variants"]:
-        if other["name"] == HALF and _place(other) == _place(variant):
+        if other["name"] == HALF and _platform(other) == _platform(variant):
             mine, theirs = variant["fps"].get(batch), other["fps"].get(batch)
             return mine / theirs if mine and theirs else None
     return None
@@ -211,7 +211,7 @@ def batch_names(summary: Summary) -> list[str]:
     return sorted(names, key=lambda name: int(name[1:]))
 
 
-def _place(variant: Variant) -> tuple[str, int | str]:
+def _platform(variant: Variant) -> tuple[str, int | str]:
     return variant["engine"], variant["image_size"]
 
 
