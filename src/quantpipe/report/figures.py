@@ -53,7 +53,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityBar:
-    """One operation of the sensitivity chart: its degradation, and whether the plan left it in float."""
+    """An operation in the sensitivity chart: its degradation, and whether it was left in float."""
 
     name: str
     degradation: float
