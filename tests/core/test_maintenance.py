@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,81 @@ def test_prune_keeps_progress_that_was_saved_since_it_looked(
     monkeypatch.setattr("quantpipe.core.maintenance.exclusive_lock_or_busy", saved_meanwhile)
     house.prune(days=5)
     assert (progress / "state").exists()
+
+
+FORMER_IDENTITY = {
+    "stage": "export",
+    "version": 2,
+    "config": {"quantized": False},
+    "content": {},
+    "inputs": {"checkpoint": ["checkpoint", "1" * 64]},
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+def former_entry(house: House) -> str:
+    """An entry as the release before wrote it, by hand: its identity, its names of files."""
+    key = key_of(FORMER_IDENTITY)
+    folder = house.root / "objects" / key[:2] / key
+    folder.mkdir(parents=True)
+    content = b"a graph"
+    (folder / "onnx.onnx").write_bytes(content)
+    files = {"onnx.onnx": {"size": len(content), "sha256": sha256(content).hexdigest()}}
+    manifest = {
+        "format": 1,
+        "key": key,
+        "identity": FORMER_IDENTITY,
+        "files": files,
+        "metrics": {},
+        "seconds": 1.5,
+    }
+    sealed = manifest | {"sha256": key_of(manifest)}
+    (folder / "manifest.json").write_text(json.dumps(sealed))
+    then = time.time() - 9 * DAY
+    os.utime(folder, (then, then))
+    return key
+
+
+def former_run(house: House, key: str) -> None:
+    digest = sha256(b"a graph").hexdigest()
+    record = {
+        "stage": "export",
+        "key": key,
+        "seconds": 1.5,
+        "reused": False,
+        "outputs": {"onnx": {"kind": "onnx", "file": "onnx.onnx", "sha256": digest}},
+        "metrics": {},
+    }
+    run = house.runs / "former"
+    run.mkdir()
+    files = {"export/float/onnx.onnx": digest}
+    manifest = {"pipeline": "ptq", "steps": {"export.float": record}, "files": files}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "status.json").write_text("{}")
+
+
+def test_entries_of_the_former_release_are_listed_verified_and_pruned(house: House) -> None:
+    key = former_entry(house)
+    (kept,) = listed(house.root, house.runs)
+    assert (kept.key, kept.stage, kept.referred) == (key, "export", False)
+    assert verified(house.cache(), [kept], still_wanted=lambda: None) == ()
+    assert house.prune(days=5) == [key]
+    assert house.keys() == []
+
+
+def test_a_damaged_entry_of_the_former_release_is_set_aside(house: House) -> None:
+    key = former_entry(house)
+    (kept,) = listed(house.root, house.runs)
+    (kept.folder / "onnx.onnx").write_bytes(b"a graft")
+    ((damaged, fault),) = verified(house.cache(), [kept], still_wanted=lambda: None)
+    assert (damaged.key, fault) == (key, "digest of onnx.onnx differs")
+    assert house.keys() == []
+
+
+def test_what_a_run_of_the_former_release_refers_to_is_kept(house: House) -> None:
+    key = former_entry(house)
+    former_run(house, key)
+    (kept,) = listed(house.root, house.runs)
+    assert kept.referred
+    assert house.prune(days=5) == []

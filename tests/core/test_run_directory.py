@@ -204,3 +204,34 @@ def test_steps_of_an_earlier_run_are_referred_to_until_this_one_is_over(tmp_path
 
 def steps(root: Path) -> object:
     return json.loads((root / "manifest.json").read_text())["steps"]
+
+
+def test_a_run_replaces_what_the_former_release_placed_unless_it_was_edited(
+    run: Run, tmp_path: Path
+) -> None:
+    contents = {"export/float/onnx.onnx": "graph", "calibrate/scales.json": "ranges"}
+    for relative, text in contents.items():
+        path = run.root / relative
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    files = {relative: sha256_bytes(text.encode()) for relative, text in contents.items()}
+    outputs = {"onnx": {"kind": "onnx", "file": "onnx.onnx", "sha256": "1" * 64}}
+    record = {"stage": "export", "key": "k", "outputs": outputs}
+    manifest = {"pipeline": "ptq", "steps": {"export.float": record}, "files": files}
+    (run.root / "manifest.json").write_text(json.dumps(manifest))
+    (run.root / "calibrate" / "scales.json").write_text("edited")
+
+    directory = RunDirectory(run.root, warn=run.warnings.append)
+    with directory.held():
+        directory.place("export.fp32", entry(tmp_path / "object", graph_onnx="graph"))
+        directory.write_manifest("ptq", {"export.fp32": {"key": "new"}})
+        during = json.loads((run.root / "manifest.json").read_text())["steps"]
+        directory.remove_unclaimed()
+        directory.write_manifest("ptq", {"export.fp32": {"key": "new"}})
+
+    assert list(during) == ["export.float", "export.fp32"]
+    assert not (run.root / "export" / "float").exists()
+    assert (run.root / "calibrate" / "scales.json").read_text() == "edited"
+    recorded = json.loads((run.root / "manifest.json").read_text())
+    assert list(recorded["steps"]) == ["export.fp32"]
+    assert list(recorded["files"]) == ["export/fp32/graph.onnx"]
