@@ -74,7 +74,7 @@ WRONG = {
     "variants.half.precision=int4": "variants.half.precision: 'int4' is not one of fp32, half",
     "variants.half.model=train_repop": "variants.half.model: there is no step 'train_repop'; "
     "did you mean 'train_repopt'?",
-    "variants.half.model=train_repopt.history": "export.half.inputs.model: "
+    "variants.half.model=train_repopt.history": "variants.half.model: "
     "train_repopt.history is a history, not a model",
     "+variants.mine={model: calibrate, precison: int8}": "variants.mine.precison: there is no "
     "such setting; did you mean 'precision'?",

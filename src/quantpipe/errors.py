@@ -43,6 +43,10 @@ class ConfigurationError(QuantpipeError):
     exit_code = 2
 
 
+class UnsupportedError(ConfigurationError):
+    """A value that the engine cannot do here, though it may elsewhere: it has no such kernels."""
+
+
 class DataError(QuantpipeError):
     """A data set that cannot be read or means nothing."""
 

@@ -13,6 +13,7 @@ from quantpipe.cli.config import CheckedRun, read_run
 from quantpipe.core.pipeline import Step
 from quantpipe.errors import ConfigurationError, DataError, MachineError
 from quantpipe.settings import engine as engine_settings
+from quantpipe.stages.export import config as export_config
 
 NO_HALF = "has no 'half' kernels"
 
@@ -179,10 +180,37 @@ def test_a_library_that_is_missing_is_told_of_the_variant_that_must_be() -> None
     assert caught.value.exit_code == 5
 
 
-def test_what_the_export_refuses_leaves_an_optional_variant_out_too() -> None:
-    run = run_of("pipelines=ptq", "export.ranges=calibration_cache")
-    assert list(run.skipped) == ["ptq"]
-    assert "read by TensorRT up to 10, not by openvino" in run.skipped["ptq"].reason
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("export.ranges=calibration_cache", "read by TensorRT up to 10, not by openvino"),
+        ("export.nms=tensorrt", "openvino does not run TensorRT's plugin"),
+    ],
+)
+def test_a_setting_that_is_refused_leaves_nothing_out(override: str, line: str) -> None:
+    told = fault("pipelines=ptq", override)
+    assert told.startswith("export.")
+    assert line in told
+
+
+def test_an_opset_that_the_library_does_not_parse_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(opset: Any, target: str, **path: str) -> int:
+        raise ConfigurationError(f"{target} does not parse {opset}", path="opset")
+
+    monkeypatch.setattr(export_config, "resolved_opset", refuse)
+    rows = ("variants.fp32.optional=true", "variants.half.optional=true")
+    line = fault("pipelines=ptq", "export.opset=23", *(f"+{rows[0]}", rows[1]))
+    assert line == "export.fp32.opset: openvino does not parse 23"
+
+
+def test_an_optional_row_is_left_out_where_its_step_is_not_listed() -> None:
+    run = run_of("pipeline.steps=[train_repopt,calibrate,export]")
+    assert set(run.skipped) == {"partial", "qat"}
+    assert run.skipped["qat"].reason == "step 'qat_distill' is not listed in pipeline.steps"
+    names = [step.name for step in run.pipeline.steps]
+    assert names == ["train_repopt", "calibrate", "export.fp32", "export.ptq"]
 
 
 def test_missing_data_leaves_nothing_out_and_is_told_of_the_first_that_reads_it() -> None:
@@ -211,20 +239,28 @@ def test_missing_data_leaves_nothing_out_and_is_told_of_the_first_that_reads_it(
         ),
         (
             ["variants.qat.model=qat_distill.modle"],
-            "export.qat.inputs.model: step qat_distill has no output 'modle'; "
-            "did you mean 'model'?",
+            "variants.qat.model: step qat_distill has no output 'modle'; did you mean 'model'?",
         ),
         (
             ["variants.qat.model=export.ptq"],
-            "export.qat.inputs.model: step export.ptq makes no model; it makes graph",
+            "variants.qat.model: step export.ptq makes no model; it makes graph",
         ),
         (["variants.qat.model=3"], "variants.qat.model: 3 is not a text"),
         (["+variants.mine={}"], "variants.mine.model: is not set; give it a value"),
         (["variants.qat.optional=2"], "variants.qat.optional: 2 is not true or false"),
         (
-            ["pipelines=ptq", "pipeline.steps=[train_repopt,export]"],
-            "variants.ptq.model: there is no step 'calibrate'; "
-            "known: export.fp32, export.half, export.ptq, train_repopt",
+            [
+                "pipelines=ptq",
+                "pipeline.steps=[train_repopt,export]",
+                "variants.ptq.optional=false",
+            ],
+            "variants.ptq.model: step 'calibrate' is not listed in pipeline.steps; "
+            "list it, or strike the row out with variants.ptq=null",
+        ),
+        (
+            ["pipelines=ptq", "variants.ptq.model=nothing_like_it"],
+            "variants.ptq.model: there is no step 'nothing_like_it'; "
+            "known: calibrate, evaluate, train_repopt",
         ),
     ],
 )

@@ -8,7 +8,13 @@ from typing import Any
 
 from quantpipe.core.pipeline import Reference, Step
 from quantpipe.core.stage import PerVariant, Stage
-from quantpipe.errors import ConfigurationError, MachineError, QuantpipeError, nearest
+from quantpipe.errors import (
+    ConfigurationError,
+    MachineError,
+    QuantpipeError,
+    UnsupportedError,
+    nearest,
+)
 from quantpipe.files import canonical_json
 from quantpipe.schema import build
 from quantpipe.settings.variants import VariantSettings
@@ -66,19 +72,20 @@ def wired_steps(composed: Mapping[str, Any], recipe: str, names: Sequence[str]) 
         name: Skipped(precision=row.precision, reason=reason)
         for name, row in table.items()
         if row.optional
-        and (reason := _obstacle(row, {n: groups[n] for n in per_variant})) is not None
+        and (
+            reason := _unlisted(row, composed, names)
+            or _obstacle(row, {n: groups[n] for n in per_variant})
+        )
     }
     rows = {name: row for name, row in table.items() if name not in skipped}
     if skipped and not rows:
         reason = next(iter(skipped.values())).reason
         raise ConfigurationError(f"none of them can be built: {reason}", path=VARIANTS)
-    known = {*(set(names) - per_variant), *(f"{n}.{v}" for n in per_variant for v in rows)}
+    makers = set(names) - per_variant
+    known = {*makers, *(f"{n}.{v}" for n in per_variant for v in rows)}
     chain = _Chain(
         rows=rows,
-        at={
-            name: Reference.parse(row.model, f"{VARIANTS}.{name}.model", known)
-            for name, row in rows.items()
-        },
+        at={name: _model(name, row, composed, makers, known) for name, row in rows.items()},
     )
     # The variants go through all that works for each, before anything takes what came of them.
     expanded = {
@@ -124,6 +131,31 @@ class _Chain:
                     inputs={role.input: self.at[variant]},
                 )
             self.at[variant] = Reference(step=made[same], output=role.output)
+
+
+def _model(
+    name: str,
+    row: VariantSettings,
+    composed: Mapping[str, Any],
+    makers: Collection[str],
+    known: Collection[str],
+) -> Reference:
+    """Where a row's model comes from; only steps that are not of a variant are proposed."""
+    path = f"{VARIANTS}.{name}.model"
+    if row.model not in known and (reason := _unlisted(row, composed, makers)):
+        hint = f"list it, or strike the row out with {VARIANTS}.{name}=null"
+        raise ConfigurationError(reason, path=path, hint=hint)
+    return Reference.parse(row.model, path, known if row.model in known else makers)
+
+
+def _unlisted(
+    row: VariantSettings, composed: Mapping[str, Any], listed: Collection[str]
+) -> str | None:
+    """Says that the step of a row's model is configured and yet no part of the pipeline, if so."""
+    for step in (row.model, row.model.rpartition(".")[0]):
+        if step not in listed and is_step(composed.get(step)):
+            return f"step '{step}' is not listed in pipeline.steps"
+    return None
 
 
 def _plain_step(
@@ -180,9 +212,9 @@ def _obstacle(row: VariantSettings, groups: Mapping[str, Mapping[str, Any]]) -> 
         config = build(stage.config_type, _settings_for(row, values, stage.per_variant), name)
         try:
             stage.check(config)
-        except (MachineError, ConfigurationError) as error:
+        except (MachineError, UnsupportedError) as error:
             return str(error)
-        except QuantpipeError:  # missing data, of which the first step that reads it tells
+        except QuantpipeError:  # a wrong setting or missing data, of which the check of all tells
             return None
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quantpipe.core.stage import Input, Stage
@@ -20,11 +20,13 @@ _WRITE = "write <step> or <step>.<output>"
 class Reference:
     """An output of a step, written ``<step>.<output>``.
 
-    ``output`` is None where the text was ``<step>`` alone: the one that fits is meant.
+    ``output`` is None where the text was ``<step>`` alone: the one that fits is meant. ``key`` is
+    where it was written, for errors; empty where that is the input itself.
     """
 
     step: str
     output: str | None
+    key: str = field(default="", compare=False)
 
     @staticmethod
     def parse(text: Any, path: str, steps: Collection[str]) -> Reference:
@@ -33,10 +35,10 @@ class Reference:
         Step names may hold dots themselves (``export.qat``).
         """
         if isinstance(text, str) and text in steps:
-            return Reference(step=text, output=None)
+            return Reference(step=text, output=None, key=path)
         step, _, output = text.rpartition(".") if isinstance(text, str) else ("", "", "")
         if step in steps and output:
-            return Reference(step=step, output=output)
+            return Reference(step=step, output=output, key=path)
         if not isinstance(text, str) or not _NAME.fullmatch(text):
             raise ConfigurationError(f"{text!r} is not a reference", path=path, hint=_WRITE)
         of_variants = any(name.startswith(f"{step}.") for name in steps)
@@ -115,7 +117,7 @@ def _wired(step: Step, by_name: Mapping[str, Step]) -> Step:
 def _edge(
     step: Step, input_name: str, reference: Reference, by_name: Mapping[str, Step]
 ) -> Reference:
-    path = f"{step.name}.inputs.{input_name}"
+    path = reference.key or f"{step.name}.inputs.{input_name}"
     source = by_name.get(reference.step)
     if source is None:
         raise ConfigurationError(

@@ -25,7 +25,7 @@ from quantpipe.engines.contract import (
 from quantpipe.engines.onnxruntime import spec as onnxruntime
 from quantpipe.engines.openvino import spec as openvino
 from quantpipe.engines.tensorrt import spec as tensorrt
-from quantpipe.errors import ConfigurationError, MachineError, nearest
+from quantpipe.errors import ConfigurationError, MachineError, UnsupportedError, nearest
 
 _SPECS: Sequence[EngineSpec] = (
     openvino.SPEC,
@@ -129,11 +129,11 @@ def require_precision(name: str, precision: Precision) -> None:
     """Refuses a precision that an engine has no kernels for.
 
     Raises:
-        ConfigurationError: With the precisions that it has.
+        UnsupportedError: With the precisions that it has.
     """
     known = engine_spec(name).precisions
     if precision not in known:
-        raise ConfigurationError(
+        raise UnsupportedError(
             f"engine '{name}' has no '{precision}' kernels on this kind of hardware",
             path="precision",
             hint=f"known: {', '.join(known)}",

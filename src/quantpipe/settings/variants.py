@@ -14,7 +14,8 @@ class VariantSettings:
     Attributes:
         model: The step that makes the model, or ``<step>.<output>``.
         precision: Of its engine.
-        optional: Left out, with the reason, where the engine has no such kernels.
+        optional: Left out, with the reason, where the engine has no such kernels or is not here,
+            or where the step that makes the model is not listed.
     """
 
     model: str
