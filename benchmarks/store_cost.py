@@ -156,9 +156,9 @@ def _install(clock: Clock) -> None:
         setattr(owner, name, wrap(what, getattr(owner, name)))
 
     replace(os, "fsync", "syncs")
-    replace(run_cache, "held", "locks", clock.entered)
-    replace(run_directory, "held_or_busy", "locks", clock.entered)
-    replace(run_cache, "shared", "locks")
+    replace(run_cache, "exclusive_lock", "locks", clock.entered)
+    replace(run_directory, "exclusive_lock_or_busy", "locks", clock.entered)
+    replace(run_cache, "shared_lock", "locks")
     for module in (run_cache, run_directory):
         replace(module, "sha256_file", "digests")
     replace(run_cache, "_seal", "manifests")
