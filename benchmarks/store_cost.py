@@ -148,7 +148,7 @@ def _run_timed(report: Path, overrides: list[str]) -> None:
 
 def _install(clock: Clock) -> None:
     """Times the store's functions where they are called, before anything else is imported."""
-    from quantpipe.core import run_cache, run_directory
+    from quantpipe.core import entry, run_cache, run_directory
     from quantpipe.core.run_cache import RunCache
     from quantpipe.core.run_directory import RunDirectory
 
@@ -159,10 +159,10 @@ def _install(clock: Clock) -> None:
     replace(run_cache, "exclusive_lock", "locks", clock.entered)
     replace(run_directory, "exclusive_lock_or_busy", "locks", clock.entered)
     replace(run_cache, "shared_lock", "locks")
-    for module in (run_cache, run_directory):
+    for module in (entry, run_directory):
         replace(module, "sha256_file", "digests")
-    replace(run_cache, "_seal", "manifests")
-    replace(run_cache, "_verify", "manifests")
+    replace(run_cache, "seal", "manifests")
+    replace(run_cache, "verify", "manifests")
     replace(RunCache, "clear_staging", "leftovers")
     for name in ("place", "write_manifest", "write_status", "remove_unclaimed"):
         replace(RunDirectory, name, "run directory")

@@ -18,7 +18,8 @@ from faults.store_world import World, contents, entry_files, leftovers
 from faults.tally import Tally
 
 from quantpipe.core import maintenance as housekeeping
-from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.core.entry import Built, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.files import sha256_bytes
 
 PROCESSES = 8

@@ -29,8 +29,9 @@ from faults import (
     store_order,
     store_power,
 )
+from quantpipe.core.entry import Built, Entry
 from quantpipe.core.lock import unshared_lock
-from quantpipe.core.run_cache import Built, Entry, RunCache
+from quantpipe.core.run_cache import RunCache
 from quantpipe.files import make_folder, sha256_file, sync_directory, write_atomic
 
 Patch = Callable[[], None]

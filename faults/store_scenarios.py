@@ -13,8 +13,8 @@ from typing import Any
 from faults.store_processes import exit_code, forked
 from faults.store_world import World, age, entry_files, save, states, whole_entries
 
+from quantpipe.core.entry import Built, key_of
 from quantpipe.core.maintenance import prune
-from quantpipe.core.run_cache import Built, key_of
 from quantpipe.core.runner import attribute_errors
 from quantpipe.files import remove_leftovers, write_atomic
 

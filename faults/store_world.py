@@ -12,8 +12,9 @@ from pathlib import Path
 
 from faults.text_steps import TextConfig, append, stage, step
 
+from quantpipe.core.entry import Built, key_of
 from quantpipe.core.pipeline import Pipeline, Step
-from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
 from quantpipe.core.runner import Runner, StepRecord, attribute_errors, run_pipeline
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from quantpipe.core.run_cache import key_of
+from quantpipe.core.entry import key_of
 from quantpipe.errors import ConfigurationError
 from quantpipe.files import canonical_json
 from quantpipe.schema import Between, ExecutionOnly, build, convert, convert_given, identity

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from quantpipe.cli.cache import CacheSettings, keep_house
-from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.core.entry import Built, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 
 IDENTITY = {"stage": "calibrate"}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from quantpipe.core.entry import Built, key_of
 from quantpipe.core.lock import exclusive_lock_or_busy
 from quantpipe.core.maintenance import listed, prune, verified
-from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.errors import ArtifactError
 
 DAY = 86_400.0

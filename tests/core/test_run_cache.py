@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from tests.core.toy import die, exit_code, forked, on_file_operation
 
+from quantpipe.core.entry import Built, key_of
 from quantpipe.core.lock import unshared_lock
-from quantpipe.core.run_cache import Built, RunCache, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.errors import BusyError, Interrupted, MachineError
 from quantpipe.files import NoRoomError, sha256_bytes
 
@@ -332,7 +333,7 @@ def test_a_fault_that_says_nothing_of_an_entry_does_not_set_it_aside(
     def too_many(path: Path) -> str:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
-    monkeypatch.setattr("quantpipe.core.run_cache.sha256_file", too_many)
+    monkeypatch.setattr("quantpipe.core.entry.sha256_file", too_many)
     with pytest.raises(OSError, match="Too many open files"):
         store.cache().find(KEY)
     monkeypatch.undo()

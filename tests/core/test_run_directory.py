@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.core.toy import die, exit_code, forked, on_file_operation
 
-from quantpipe.core.run_cache import Entry
+from quantpipe.core.entry import Entry
 from quantpipe.core.run_directory import RunDirectory
 from quantpipe.errors import BusyError
 from quantpipe.files import sha256_bytes, sha256_file

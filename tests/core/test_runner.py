@@ -30,8 +30,9 @@ from tests.core.toy import (
 )
 
 from quantpipe.core.artifact import Artifact, ArtifactKind
+from quantpipe.core.entry import key_of
 from quantpipe.core.pipeline import Pipeline
-from quantpipe.core.run_cache import RunCache, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.core.runner import check_pipeline, run_pipeline, step_identity
 from quantpipe.core.signals import StopRequest
 from quantpipe.core.stage import Context, Input, Inputs, Metrics, Output, Outputs, Stage, takes

@@ -15,7 +15,7 @@ from torch import nn
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_run
 from quantpipe.core.artifact import Artifact, ArtifactKind
-from quantpipe.core.run_cache import key_of
+from quantpipe.core.entry import key_of
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
 from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint

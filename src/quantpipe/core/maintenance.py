@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from quantpipe.core.entry import raise_it
 from quantpipe.core.lock import exclusive_lock_or_busy, unshared_lock
-from quantpipe.core.run_cache import RunCache, folder_size, raise_it
+from quantpipe.core.run_cache import RunCache, folder_size
 from quantpipe.errors import ArtifactError, BusyError
 from quantpipe.files import make_folder, sync_directory
 

@@ -13,65 +13,26 @@ Layout below the root::
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from quantpipe.core.entry import MANIFEST, Built, Entry, seal, verify
 from quantpipe.core.lock import SharedLock, exclusive_lock, exclusive_lock_or_busy, shared_lock
 from quantpipe.errors import BusyError, MachineError
 from quantpipe.files import (
     FULL,
     NoRoomError,
-    canonical_json,
     make_folder,
-    sha256_file,
     sync_directory,
-    write_json,
 )
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-# What a read says of a damaged entry. Other faults (a permission, too many open files) say nothing
-# of it, and setting a good result aside for them would cost its work.
-_DAMAGE = frozenset(
-    {
-        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO),
-        *(errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG),
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A published result."""
-
-    key: str
-    folder: Path
-    digests: Mapping[str, str]
-    metrics: Mapping[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """What the writer of an entry reports of it."""
-
-    metrics: Mapping[str, Any]
-    seconds: float
-
-
-def key_of(identity: Mapping[str, Any]) -> str:
-    """The content key: SHA-256 of the canonical JSON of what names a result."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 
 class RunCache:
@@ -141,10 +102,10 @@ class RunCache:
             folder = self._object(key)
             try:
                 # Until this process ends, nobody prunes what it found whole.
-                claim = shared_lock(folder / _MANIFEST)
+                claim = shared_lock(folder / MANIFEST)
             except BusyError:  # it is just being pruned: whoever has the key's lock will see
                 return "", None
-            fault, entry = _verify(folder, key) if folder.exists() else ("", None)
+            fault, entry = verify(folder, key) if folder.exists() else ("", None)
             if entry is None:
                 return fault, None
             self._remember(entry, claim)
@@ -182,12 +143,12 @@ class RunCache:
 
     def set_aside_if_damaged(self, key: str) -> str:
         """Verifies an entry and quarantines it if it is not whole; returns the fault, if any."""
-        fault, _ = _verify(self._object(key), key)
+        fault, _ = verify(self._object(key), key)
         if not fault:
             return ""
         with self.lock(key):
             folder = self._object(key)
-            fault = _verify(folder, key)[0] if folder.exists() else ""
+            fault = verify(folder, key)[0] if folder.exists() else ""
             if fault:
                 self._quarantine(folder, fault)
         return fault
@@ -200,7 +161,7 @@ class RunCache:
         staging.mkdir(parents=True)
         try:
             built = write(staging)
-            _seal(staging, key, identity, built)
+            seal(staging, key, identity, built)
             final = self._object(key)
             make_folder(final.parent)
             staging.rename(final)
@@ -212,8 +173,8 @@ class RunCache:
                 raise _no_room(error, staging, size) from error
             raise
         self._drop_progress(key)
-        claim = shared_lock(final / _MANIFEST)
-        fault, entry = _verify(final, key)
+        claim = shared_lock(final / MANIFEST)
+        fault, entry = verify(final, key)
         if entry is None:
             hint = "the disk may be failing; the next run sets it aside"
             raise MachineError(f"cannot be read back: {fault}", path=final, hint=hint)
@@ -248,62 +209,6 @@ class RunCache:
         return self._root / "objects" / key[:2] / key
 
 
-def _seal(folder: Path, key: str, identity: Mapping[str, Any], built: Built) -> None:
-    """Syncs every file, then writes the manifest that names them, last."""
-    files = {}
-    for path in _files(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        name = path.relative_to(folder).as_posix()
-        files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    for directory in (path for path in folder.rglob("*") if path.is_dir()):
-        sync_directory(directory)  # the folder itself is synced with the manifest
-    manifest = {
-        "format": _FORMAT,
-        "key": key,
-        "identity": dict(identity),
-        "files": files,
-        "metrics": dict(built.metrics),
-        "seconds": round(built.seconds, 3),
-    }
-    write_json(folder / _MANIFEST, manifest | {"sha256": key_of(manifest)})
-
-
-def _verify(folder: Path, key: str) -> tuple[str, Entry | None]:
-    """The fault of an entry and None, or an empty text and the entry."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        digest = manifest.pop("sha256")
-        if digest != key_of(manifest):
-            return "its manifest was changed", None
-        if manifest["key"] != key or manifest["format"] != _FORMAT:
-            return "its manifest is of another entry", None
-        files = manifest["files"]
-        present = {path.relative_to(folder).as_posix() for path in _files(folder)} - {_MANIFEST}
-        if present != set(files):
-            return f"file missing or too many: {sorted(present ^ set(files))[0]}", None
-        for name, recorded in files.items():
-            path = folder / name
-            if path.stat().st_size != recorded["size"] or sha256_file(path) != recorded["sha256"]:
-                return f"digest of {name} differs", None
-    except OSError as error:
-        if error.errno not in _DAMAGE:
-            raise
-        return f"{error.strerror}: {Path(error.filename or folder).name}", None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "its manifest cannot be read", None
-    return "", Entry(
-        key=key,
-        folder=folder,
-        digests={name: recorded["sha256"] for name, recorded in files.items()},
-        metrics=manifest["metrics"],
-        seconds=manifest["seconds"],
-    )
-
-
 def folder_size(folder: Path) -> int:
     """Bytes of the files below a folder, as far as they can be told."""
     size = 0
@@ -322,18 +227,3 @@ def _no_room(error: OSError, staging: Path, size: int) -> NoRoomError:
 
 def _remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Everything below a folder that is not a folder, symbolic links included, in order."""
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=raise_it):
-        here = Path(parent)
-        found += [here / name for name in files]
-        found += [here / name for name in folders if (here / name).is_symlink()]
-    return sorted(found)
-
-
-def raise_it(error: OSError) -> NoReturn:
-    """For ``os.walk``, to which a folder that cannot be read is an empty one."""
-    raise error

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from quantpipe.core.entry import Entry
 from quantpipe.core.lock import exclusive_lock_or_busy
-from quantpipe.core.run_cache import Entry
 from quantpipe.files import (
     faults_named,
     make_folder,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.core.artifact import Artifact
+from quantpipe.core.entry import Built, Entry, key_of
 from quantpipe.core.pipeline import Pipeline, Step
-from quantpipe.core.run_cache import Built, Entry, RunCache, key_of
+from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
 from quantpipe.core.signals import StopRequest
 from quantpipe.core.stage import Context, Inputs
