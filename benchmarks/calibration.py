@@ -59,6 +59,7 @@ from quantpipe.quantization.calibration.pytorch_quantization import (
     solve_calibrator,
 )
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations, watch_inputs
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.scale_cache import build_scale_cache
@@ -265,7 +266,7 @@ def counted(subject: Subject) -> Statistics:
 
 def reference_counted(subject: Subject) -> dict[str, Any]:
     """The toolkit's statistics, one calibrator for each distinct tensor."""
-    calibrators = {name: make_calibrator("entropy") for name in subject.first_readers}
+    calibrators = {name: make_calibrator("entropy", INT8) for name in subject.first_readers}
 
     def observe(name: str, values: Tensor) -> None:
         # The toolkit divides by the maximum of what it sees first.
@@ -281,7 +282,7 @@ def solve_all(
     statistics: Statistics, method: CalibrationMethod, percentile: float | None
 ) -> dict[str, float]:
     """Our ranges."""
-    return solve(statistics, method, percentile=percentile, progress=Silent())
+    return solve(statistics, method, percentile=percentile, progress=Silent(), number_format=INT8)
 
 
 def solved(
@@ -341,7 +342,7 @@ def aligned(histogram: Histogram, calibrator: Any) -> tuple[Counts, Counts]:
 
 def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
     """The least degrading candidates."""
-    candidates = candidate_ranges(statistics, subject.groups)
+    candidates = candidate_ranges(statistics, subject.groups, number_format=INT8)
     degradations = range_degradations(
         subject.network,
         subject.operations,
@@ -352,6 +353,7 @@ def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
         error=OUTPUT_ERRORS["detections"],
         seed=SEED,
         progress=Silent(),
+        number_format=INT8,
     )
     return chosen_ranges(candidates, degradations.least())
 
@@ -359,7 +361,7 @@ def auto_ranges(subject: Subject, statistics: Statistics) -> dict[str, float]:
 def all_ranges(subject: Subject) -> dict[str, dict[str, float]]:
     """Every method's ranges, one for each concat."""
     statistics = counted(subject)
-    candidates = candidate_ranges(statistics, subject.groups)
+    candidates = candidate_ranges(statistics, subject.groups, number_format=INT8)
     auto = unify(auto_ranges(subject, statistics), subject.groups)
     return {**candidates, "auto": auto}
 
@@ -368,7 +370,9 @@ def measured(
     subject: Subject, val: DetectionDataset, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """The accuracy of every method on the validation images."""
-    weights = weight_scales(subject.network, subject.operations, "max", progress=Silent())
+    weights = weight_scales(
+        subject.network, subject.operations, "max", progress=Silent(), number_format=INT8
+    )
     reference = detected(subject.network, val, options)
     truth, ids = val.coco_ground_truth(), val.category_ids
     base = matched_detections(reference, truth, ids)
@@ -381,6 +385,7 @@ def measured(
             weights_digest="",
             data_digest="",
             preprocessing={"image_size": options.size},
+            number_format=INT8,
         )
         found = detected(quantize(subject.network, scales), val, options)
         rows.append(compared(label, base, reference, found, val))

@@ -46,6 +46,7 @@ from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -280,14 +281,18 @@ def random_ranges(detector: Detector, image_size: int) -> ScaleCache:
     images = torch.rand(2, 3, image_size, image_size, generator=generator)
     operations = find_operations(detector, images[:1])
     statistics = collect(detector, operations, [images], progress=Silent())
-    amax = unify(solve(statistics, "max", progress=Silent()), concat_groups(detector, images[:1]))
+    amax = unify(
+        solve(statistics, "max", progress=Silent(), number_format=INT8),
+        concat_groups(detector, images[:1]),
+    )
     return build_scale_cache(
         amax,
-        weight_scales(detector, operations, "max", progress=Silent()),
+        weight_scales(detector, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="0" * 64,
         data_digest="0" * 64,
         preprocessing={"image_size": image_size},
+        number_format=INT8,
     )
 
 

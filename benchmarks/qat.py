@@ -32,6 +32,7 @@ from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -175,14 +176,15 @@ def _batch(seed: int, num_images: int, size: int) -> Batch:
 def _scales(network: Detector, images: torch.Tensor) -> ScaleCache:
     operations = find_operations(network, images[:1])
     statistics_ = collect(network, operations, [images], progress=Silent())
-    amax = solve(statistics_, "max", progress=Silent())
+    amax = solve(statistics_, "max", progress=Silent(), number_format=INT8)
     return build_scale_cache(
         unify(amax, concat_groups(network, images[:1])),
-        weight_scales(network, operations, "max", progress=Silent()),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="",
         data_digest="",
         preprocessing={},
+        number_format=INT8,
     )
 
 

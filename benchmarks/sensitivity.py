@@ -40,6 +40,7 @@ from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.sensitivity.degradation import (
@@ -200,14 +201,15 @@ def calibrated(path: Path, data: Path, size: Size) -> Model:
         train, chosen, specification=specification, batch_size=BATCH, device=CPU
     )
     statistics = collect(network, operations, batches, progress=Silent())
-    amax = solve(statistics, "max", progress=Silent())
+    amax = solve(statistics, "max", progress=Silent(), number_format=INT8)
     scales = build_scale_cache(
         unify(amax, concat_groups(network, example)),
-        weight_scales(network, operations, "max", progress=Silent()),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest=checkpoint.weights_digest,
         data_digest=train.subset(chosen).fingerprint(None),
         preprocessing=specification.as_scalars(),
+        number_format=INT8,
     )
     return Model(
         checkpoint=checkpoint,

@@ -12,6 +12,7 @@ from typing import Any
 from faults.cases import Case, Place, Prepared
 
 from quantpipe.errors import ArtifactError
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.precision_plan import (
     OperationReason,
     PlanLatency,
@@ -20,10 +21,10 @@ from quantpipe.quantization.precision_plan import (
     load_plan,
 )
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, load_scales
+from quantpipe.quantization.sensitivity.released_table import read_released_text
 from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     load_table,
-    read_released_text,
     save_table,
     sorted_table,
 )
@@ -51,10 +52,20 @@ class _Document:
 def _scales() -> _Document:
     scales = [
         TensorScale(
-            name="stem.input", kind="activation", axis=None, amax=(1.5,), bits=8, method="max"
+            name="stem.input",
+            kind="activation",
+            axis=None,
+            amax=(1.5,),
+            number_format=INT8,
+            method="max",
         ),
         TensorScale(
-            name="stem.weight", kind="weight", axis=0, amax=(0.5, 0.25), bits=8, method="max"
+            name="stem.weight",
+            kind="weight",
+            axis=0,
+            amax=(0.5, 0.25),
+            number_format=INT8,
+            method="max",
         ),
     ]
     cache = ScaleCache(

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from quantpipe.quantization.number_format import INT8
+
 FILES = (
     "checkpoint.safetensors",
     "rep_scales.safetensors",
@@ -80,14 +82,11 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
         write_calibration_cache,
     )
     from quantpipe.files import write_json
-    from quantpipe.quantization.precision_plan import plan_from_boundary, save_plan
+    from quantpipe.quantization.plans.ranked import plan_from_boundary
+    from quantpipe.quantization.precision_plan import save_plan
     from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache, save_scales
-    from quantpipe.quantization.sensitivity.table import (
-        SensitivityRow,
-        save_table,
-        sorted_table,
-        write_released_text,
-    )
+    from quantpipe.quantization.sensitivity.released_table import write_released_text
+    from quantpipe.quantization.sensitivity.table import SensitivityRow, save_table, sorted_table
 
     names = [f"backbone.stage{number}.conv" for number in range(8)]
     amax = {name: 1.0 + number / 7 for number, name in enumerate(names)}
@@ -97,7 +96,7 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
             kind="weight",
             axis=0,
             amax=(0.5, number / 3 + 0.1),
-            bits=8,
+            number_format=INT8,
             method="max",
         )
         for number, name in enumerate(names)
@@ -109,6 +108,7 @@ def _write_documents(folder: Path, weights_digest: str) -> None:
         weights_digest=weights_digest,
         data_digest="d" * 64,
         preprocessing={"image_size": 32},
+        number_format=INT8,
     )
     save_scales(folder / "scales.json", scales)
     rows = [

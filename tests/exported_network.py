@@ -15,6 +15,7 @@ from quantpipe.export.onnx_graph import export_float, read_graph
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -74,14 +75,18 @@ def _normalize(network: nn.Module, images: Tensor) -> None:
 def ranges(network: nn.Module, images: Tensor) -> ScaleCache:
     operations = find_operations(network, images[:1])
     statistics = collect(network, operations, [images], progress=Silent())
-    amax = unify(solve(statistics, "max", progress=Silent()), concat_groups(network, images[:1]))
+    amax = unify(
+        solve(statistics, "max", progress=Silent(), number_format=INT8),
+        concat_groups(network, images[:1]),
+    )
     return build_scale_cache(
         amax,
-        weight_scales(network, operations, "max", progress=Silent()),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="w" * 64,
         data_digest="d" * 64,
         preprocessing={"image_size": IMAGE_SIZE},
+        number_format=INT8,
     )
 
 

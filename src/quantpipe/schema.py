@@ -1,4 +1,6 @@
-"""From a plain mapping to a typed configuration, with every mistake found and named.
+"""From a plain mapping to a typed dataclass, with every mistake found and named.
+
+Serves configurations, and JSON documents through :mod:`quantpipe.documents`.
 
 The configuration dataclasses hold no defaults: values live in YAML, types and ranges in the
 annotations (``Annotated[float, Between(0, 100)]``). A union of dataclasses is told apart by
@@ -10,13 +12,20 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from quantpipe.errors import ConfigurationError, QuantpipeError, nearest
 
 C = TypeVar("C")
+
+# What documents say in other words.
+NOT_SET = "is not set"
+NO_SUCH_SETTING = "there is no such setting"
+NO_GROUP = "is not a group of settings"
+_MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,13 @@ Count = Annotated[int, Between(0)]
 
 
 @dataclass(frozen=True)
+class NamedIn:
+    """Marks a field that stands in a file as the name of a value in a table."""
+
+    table: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ExecutionOnly:
     """Marks a field that changes how a step runs, not what it makes: it is not in the key."""
 
@@ -64,7 +80,7 @@ class OneOf:
 
 
 def build(cls: type[C], values: Any, path: str) -> C:
-    """Builds the dataclass ``cls`` from a mapping of exactly its fields.
+    """Builds the dataclass ``cls`` from a mapping of its fields; those with defaults may lack.
 
     ``path`` is the key of the mapping, empty for the root.
 
@@ -72,9 +88,9 @@ def build(cls: type[C], values: Any, path: str) -> C:
         ConfigurationError: names the key, the value, and the nearest name that is known.
     """
     converted = convert_given(cls, values, path)
-    for name in field_types(cls):
+    for name in _required(cls):
         if name not in converted:
-            raise ConfigurationError("is not set", path=_below(path, name), hint="give it a value")
+            raise ConfigurationError(NOT_SET, path=_below(path, name), hint="give it a value")
     try:
         return cls(**converted)
     except QuantpipeError as error:
@@ -89,12 +105,12 @@ def convert_given(cls: type[Any], values: Any, path: str) -> dict[str, Any]:
         ConfigurationError: as :func:`build` does.
     """
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{values!r} is not a group of settings", path=path)
+        raise ConfigurationError(f"{_shown(values)} {NO_GROUP}", path=path)
     hints = field_types(cls)
     for name in values:
         if name not in hints:
             raise ConfigurationError(
-                "there is no such setting",
+                NO_SUCH_SETTING,
                 path=_below(path, str(name)),
                 hint=nearest(str(name), hints),
             )
@@ -109,10 +125,23 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def field_types(cls: Any) -> dict[str, Any]:
+def field_types(cls: Any) -> Mapping[str, Any]:
     """The resolved annotation of each field of a dataclass, ``Annotated`` kept."""
+    return _field_types(cls)
+
+
+@cache
+def _field_types(cls: Any) -> Mapping[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def _required(cls: Any) -> tuple[str, ...]:
+    return tuple(
+        field.name
+        for field in fields(cls)
+        if field.default is MISSING and field.default_factory is MISSING
+    )
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
@@ -123,6 +152,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         for mark in marks:
             if isinstance(mark, OneOf):
                 return _convert_tagged(mark.key, mark.table(), value, path)
+            if isinstance(mark, NamedIn):
+                return mark.table[_convert_choice(tuple(mark.table), value, path)]
         return _in_range(convert(base, value, path), marks, path)
     if origin in (Union, types.UnionType):
         return _convert_union(get_args(hint), value, path)
@@ -130,6 +161,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_choice(get_args(hint), value, path)
     if origin is tuple:
         return _convert_tuple(get_args(hint), value, path)
+    if origin is Mapping:
+        return _convert_mapping(get_args(hint)[1], value, path)
     if isinstance(hint, type) and is_dataclass(hint):
         return build(hint, value, path)
     return _convert_scalar(hint, value, path)
@@ -154,6 +187,8 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     if all(is_dataclass(option) for option in options):
         tags = {choice: option for option in options for choice in _tag(option)[1]}
         return _convert_tagged(_tag(options[0])[0], tags, value, path)
+    if type(value) in options:
+        return convert(type(value), value, path)
     for option in options:
         try:
             return convert(option, value, path)
@@ -161,7 +196,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
             if _only_out_of_range(option, value, path):
                 raise
     names = " or ".join(_type_name(option) for option in options)
-    raise ConfigurationError(f"{value!r} is not {names}", path=path)
+    raise ConfigurationError(f"{_shown(value)} is not {names}", path=path)
 
 
 def _only_out_of_range(option: Any, value: Any, path: str) -> bool:
@@ -177,7 +212,7 @@ def _only_out_of_range(option: Any, value: Any, path: str) -> bool:
 
 def _convert_tagged(name: str, tags: Mapping[str, type], value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{value!r} is not a group of settings", path=path)
+        raise ConfigurationError(f"{_shown(value)} {NO_GROUP}", path=path)
     chosen = value.get(name)
     if not isinstance(chosen, str) or chosen not in tags:
         raise ConfigurationError(
@@ -199,12 +234,12 @@ def _convert_choice(choices: tuple[Any, ...], value: Any, path: str) -> Any:
             return choice
     hint = nearest(str(value), [str(choice) for choice in choices])
     listed = ", ".join(map(str, choices))
-    raise ConfigurationError(f"{value!r} is not one of {listed}", path=path, hint=hint)
+    raise ConfigurationError(f"{_shown(value)} is not one of {listed}", path=path, hint=hint)
 
 
 def _convert_tuple(inner: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigurationError(f"{value!r} is not a list", path=path, hint="write [a,b,c]")
+        raise ConfigurationError(f"{_shown(value)} is not a list", path=path, hint="write [a,b,c]")
     if inner[-1] is not Ellipsis and len(inner) != len(value):
         raise ConfigurationError(f"{list(value)} does not hold {len(inner)} values", path=path)
     item_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
@@ -212,6 +247,17 @@ def _convert_tuple(inner: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
         convert(item_type, item, f"{path}[{index}]")
         for index, (item_type, item) in enumerate(zip(item_types, value, strict=True))
     )
+
+
+def _convert_mapping(item_type: Any, value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{_shown(value)} {NO_GROUP}", path=path)
+    return {name: convert(item_type, item, _below(path, str(name))) for name, item in value.items()}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def _convert_scalar(hint: type, value: Any, path: str) -> Any:
@@ -223,7 +269,7 @@ def _convert_scalar(hint: type, value: Any, path: str) -> Any:
         return int(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value
-    raise ConfigurationError(f"{value!r} is not {_type_name(hint)}", path=path)
+    raise ConfigurationError(f"{_shown(value)} is not {_type_name(hint)}", path=path)
 
 
 def _type_name(hint: Any) -> str:

@@ -15,6 +15,7 @@ from quantpipe.errors import NumericalError
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import Statistics, solve
+from quantpipe.quantization.number_format import INT8
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,10 @@ def test_two_ranks_count_what_one_does(job: Job) -> None:
         assert np.array_equal(per_image.sum(axis=0), found.counts)
     methods: list[tuple[Any, float | None]] = [("max", None), ("percentile", 99.0)]
     for method, percentile in methods:
-        ranges = [solve(s, method, percentile=percentile, progress=Silent()) for s in (alone, two)]
+        ranges = [
+            solve(s, method, percentile=percentile, progress=Silent(), number_format=INT8)
+            for s in (alone, two)
+        ]
         for name, histogram in alone.histograms.items():
             assert ranges[0][name] == pytest.approx(ranges[1][name], abs=2 * histogram.width)
 

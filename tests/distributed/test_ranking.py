@@ -16,6 +16,7 @@ from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import build_scale_cache
 from quantpipe.quantization.sensitivity.table import (
@@ -48,12 +49,13 @@ def given(tmp_path: Path) -> dict[str, Any]:
     operations = find_operations(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
     scales = build_scale_cache(
-        solve(statistics, "max", progress=Silent()),
-        weight_scales(network, operations, "max", progress=Silent()),
+        solve(statistics, "max", progress=Silent(), number_format=INT8),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="w",
         data_digest="d",
         preprocessing={"image_size": 16},
+        number_format=INT8,
     )
     return {
         "network": network,

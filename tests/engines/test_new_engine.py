@@ -45,6 +45,7 @@ from quantpipe.engines.registry import (
 from quantpipe.engines.source import typed_source
 from quantpipe.errors import ConfigurationError, MachineError
 from quantpipe.graph.onnx_source import read_onnx_source
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 from quantpipe.settings.engine import resolved_opset
@@ -129,7 +130,10 @@ TOY = EngineSpec(
     hardware=lambda: "a table",
     backend=ToyBackend,
     placement=Placement(
-        folded_weights=True, quantized_concat_inputs=False, unsigned_activations=False
+        formats=(INT8,),
+        folded_weights=True,
+        quantized_concat_inputs=False,
+        unsigned_activations=False,
     ),
     opsets=lambda: Opsets(best=18, newest=19, reader="Toy 1"),
     half_in_graph=lambda calibration_cache: not calibration_cache,

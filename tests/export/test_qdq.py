@@ -10,19 +10,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.precision_plans import all_int8
 
 from quantpipe.engines.registry import ENGINES
 from quantpipe.errors import ArtifactError
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.verify import compare, unoptimized
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
-from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
+from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import quantize
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
 
 PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
+INT4 = dataclasses.replace(INT8, name="int4", bits=4, max_level=7, onnx_type="INT4")
 
 
 @pytest.fixture
@@ -319,7 +322,7 @@ def test_an_unknown_operation_names_the_nearest(exported: Any) -> None:
     [
         ("neck.upsample0.upsample_transpose.weight", {"axis": 0, "amax": (1.0,) * 16}, "axis 0"),
         ("backbone.stem.conv.weight", {"axis": 0, "amax": (1.0, 1.0)}, "2 ranges"),
-        ("backbone.stem.conv.weight", {"bits": 4}, "4 bits"),
+        ("backbone.stem.conv.weight", {"number_format": INT4}, "is int4, the engine takes int8"),
         ("backbone.stem.conv.input", {"axis": 0, "amax": (1.0, 1.0, 1.0)}, "per channel"),
     ],
 )

@@ -15,6 +15,7 @@ from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
@@ -105,14 +106,15 @@ def batches() -> list[Tensor]:
 def scales(network: SmallNetwork, batches: list[Tensor]) -> ScaleCache:
     operations = find_operations(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
-    amax = solve(statistics, "max", progress=Silent())
+    amax = solve(statistics, "max", progress=Silent(), number_format=INT8)
     return build_scale_cache(
         unify(amax, concat_groups(network, batches[0][:1])),
-        weight_scales(network, operations, "max", progress=Silent()),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="w" * 64,
         data_digest="d" * 64,
         preprocessing={"image_size": 32},
+        number_format=INT8,
     )
 
 

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.precision_plans import all_int8
 
 from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.quantization.plans.ranked import explained, plan_from_boundary
 from quantpipe.quantization.precision_plan import (
     OperationReason,
     PlanLatency,
     PlanPoint,
     PrecisionPlan,
-    all_int8,
-    explained,
     load_plan,
-    plan_from_boundary,
     save_plan,
 )
 from quantpipe.quantization.sensitivity.table import SensitivityRow, SensitivityTable, sorted_table
@@ -52,11 +51,6 @@ def test_all_int8_with_a_float_head() -> None:
     plan = all_int8(NAMES, keep_float=["detect"])
     assert plan.quantized == NAMES[:2]
     assert plan.float_operations == NAMES[2:]
-
-
-def test_keeping_what_is_not_there_names_the_nearest() -> None:
-    with pytest.raises(ConfigurationError, match="did you mean 'detect'"):
-        all_int8(NAMES, keep_float=["detec"])
 
 
 def test_round_trip(tmp_path: Path, table: SensitivityTable) -> None:

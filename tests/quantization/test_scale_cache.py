@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from quantpipe.errors import ArtifactError
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, load_scales, save_scales
 
 
@@ -39,7 +40,7 @@ def test_saving_twice_gives_the_same_bytes(saved: Path, scales: ScaleCache, tmp_
 
 def test_scale_is_amax_over_127(scales: ScaleCache) -> None:
     scale = scales.scales["down.input"]
-    assert scale.max_level == 127
+    assert scale.number_format.max_level == 127
     assert scale.scale == (scale.amax[0] / 127,)
     assert scale.operation == "down"
 
@@ -62,6 +63,15 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
         load_scales(tmp_path / "none.json")
 
 
+def test_the_version_before_is_refused_in_one_line(saved: Path) -> None:
+    saved.write_text(json.dumps({"format": "quantpipe-scales", "version": 2, "scales": []}))
+    with pytest.raises(ArtifactError) as caught:
+        load_scales(saved)
+    assert str(caught.value) == (
+        f"{saved}: quantpipe-scales version 2 is not known; this release reads version 3"
+    )
+
+
 def set_first(key: str, value: object) -> Callable[[Any], None]:
     def mutate(document: Any) -> None:
         document["scales"][0][key] = value
@@ -80,15 +90,16 @@ MUTATIONS: dict[str, Callable[[Any], object]] = {
     "bool": set_first("amax", [True]),
     "kind": set_first("kind", "bias"),
     "name": set_first("name", "stem"),
-    "bits": set_first("bits", 16),
-    "bits as text": set_first("bits", "8"),
+    "number format": set_first("number_format", "int16"),
+    "number format as bits": set_first("number_format", 8),
     "axis": set_first("axis", 2),
     "axis as text": set_first("axis", "0"),
     "row": lambda d: d["scales"].__setitem__(0, 3),
     "twice": lambda d: d["scales"].append(d["scales"][0]),
     "no digest": lambda d: d.pop("weights_digest"),
     "preprocessing": lambda d: d["preprocessing"].update(image_size=[32]),
-    "version": lambda d: d.update(version=3),
+    "version": lambda d: d.update(version=4),
+    "unknown entry": lambda d: d["scales"][0].update(bits=8),
     "correction of nothing": lambda d: d["bias_corrections"].update(none=[1.0]),
     "empty correction": lambda d: d["bias_corrections"].update(stem=[]),
     "infinite correction": lambda d: d["bias_corrections"].update(stem=[float("inf")]),
@@ -115,13 +126,20 @@ def test_overflowing_number_is_refused(saved: Path) -> None:
     with pytest.raises(ArtifactError, match="was changed after it was written"):
         load_scales(saved)
     saved.write_text(re.sub(r',\s*"document_sha256": "\w+"', "", text))
-    with pytest.raises(ArtifactError, match="amax of inf"):
+    with pytest.raises(ArtifactError, match="inf is not a finite number"):
         load_scales(saved)
 
 
 def test_a_range_that_is_none_cannot_be_made() -> None:
     with pytest.raises(ArtifactError, match="amax of 0"):
-        TensorScale(name="a.input", kind="activation", axis=None, amax=(0.0,), bits=8, method="max")
+        TensorScale(
+            name="a.input",
+            kind="activation",
+            axis=None,
+            amax=(0.0,),
+            number_format=INT8,
+            method="max",
+        )
 
 
 def test_every_changed_digit_is_noticed_and_one_written_by_hand_is_taken(

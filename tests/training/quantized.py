@@ -8,6 +8,7 @@ from quantpipe.detector.families.yolov6.network import Detector, build_detector,
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -49,14 +50,15 @@ def calibrated(deployed: Detector) -> ScaleCache:
     """Its ranges."""
     operations = find_operations(deployed, images()[:1])
     statistics = collect(deployed, operations, [images()], progress=Silent())
-    amax = solve(statistics, "max", progress=Silent())
+    amax = solve(statistics, "max", progress=Silent(), number_format=INT8)
     return build_scale_cache(
         unify(amax, concat_groups(deployed, images()[:1])),
-        weight_scales(deployed, operations, "max", progress=Silent()),
+        weight_scales(deployed, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="weights",
         data_digest="data",
         preprocessing={"image_size": 64},
+        number_format=INT8,
     )
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.process_group import SingleProcess
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import TensorScale
 from quantpipe.quantization.simulation.ranges import AveragedRange, LearnedRange
 from quantpipe.training.range_updates import RangeUpdates
@@ -12,7 +13,7 @@ from quantpipe.training.range_updates import RangeUpdates
 
 def activation(amax: float) -> TensorScale:
     return TensorScale(
-        name="x.input", kind="activation", axis=None, amax=(amax,), bits=8, method="max"
+        name="x.input", kind="activation", axis=None, amax=(amax,), number_format=INT8, method="max"
     )
 
 

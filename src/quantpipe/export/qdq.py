@@ -7,6 +7,7 @@ the placement is the engine's (:class:`quantpipe.quantization.placement.Placemen
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -15,14 +16,11 @@ from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.graph.operations import CONVOLUTIONS, operation_nodes, require_operations
+from quantpipe.quantization.number_format import SHIFTED_INT8, UINT8, NumberFormat
 from quantpipe.quantization.placement import Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
 
-_BITS = 8
-_SIGNED_MAX = 127
-_UNSIGNED_MAX = 255
-_UNSIGNED_MIDDLE = 128
 _NON_NEGATIVE = frozenset({"Relu", "Sigmoid"})
 _KEEPS_SIGN = frozenset({"MaxPool", "Concat", "Reshape", "Transpose"})
 
@@ -37,8 +35,8 @@ def insert_qdq(
 ) -> onnx.ModelProto:
     """Returns a copy of a float graph in which the planned operations are quantized.
 
-    INT8, symmetric. A weight is cut to its range first, so that its codes stay within -127..127 as
-    in fake quantization. For processors a tensor that cannot be negative becomes uint8 over the
+    Symmetric. A weight is cut to its range first, so that its codes stay within -127..127 in INT8,
+    as in fake quantization. For processors a tensor that cannot be negative becomes uint8 over the
     same range, 0..amax: twice as fine as what fake quantization simulates, never coarser. Biases
     of quantized operations are corrected as the cache says.
 
@@ -58,11 +56,12 @@ def insert_qdq(
     require_operations(nodes, planned)
     tensors = _QuantizedTensors(edited.graph, placement, signed_input)
     for name in planned:
-        amax = _activation_amax(scales, name)
+        read = _activation_range(scales, name, placement)
         for node in nodes[name]:
-            node.replace_input_with(0, tensors.quantized(_input(node, 0), amax))
+            node.replace_input_with(0, tensors.quantized(_input(node, 0), read))
             if node.op_type in CONVOLUTIONS:
-                _quantize_weight(edited.graph, node, _scale(scales, f"{name}.weight"), placement)
+                weight = _scale(scales, f"{name}.weight", placement)
+                _quantize_weight(edited.graph, node, weight, placement)
         _correct_bias(edited.graph, nodes[name][0], name, scales)
     if placement.quantized_concat_inputs:
         _quantize_concat_inputs(edited.graph, tensors)
@@ -76,20 +75,30 @@ def _planned(scales: ScaleCache, plan: PrecisionPlan | None) -> list[str]:
     return list(scales.operations())
 
 
-def _scale(scales: ScaleCache, name: str) -> TensorScale:
+def _scale(scales: ScaleCache, name: str, placement: Placement) -> TensorScale:
     if name not in scales.scales:
         raise ArtifactError(f"the scale cache has no range for '{name}'", hint="calibrate again")
     scale = scales.scales[name]
-    if scale.bits != _BITS:
-        raise ArtifactError(f"'{name}' has {scale.bits} bits, engines take {_BITS}")
+    taken = [number_format.name for number_format in placement.formats]
+    if scale.number_format.name not in taken:
+        raise ArtifactError(
+            f"'{name}' is {scale.number_format.name}, the engine takes {', '.join(taken)}"
+        )
     return scale
 
 
-def _activation_amax(scales: ScaleCache, operation: str) -> float:
-    scale = _scale(scales, f"{operation}.input")
+def _activation_range(scales: ScaleCache, operation: str, placement: Placement) -> _Range:
+    scale = _scale(scales, f"{operation}.input", placement)
     if scale.axis is not None or len(scale.amax) != 1:
         raise ArtifactError(f"the range of '{scale.name}' is per channel, engines take one value")
-    return scale.amax[0]
+    return _Range(scale.amax[0], scale.number_format)
+
+
+class _Range(NamedTuple):
+    """Of a tensor."""
+
+    amax: float
+    number_format: NumberFormat
 
 
 @dataclass
@@ -99,43 +108,41 @@ class _QuantizedTensors:
     graph: ir.Graph
     placement: Placement
     signed_input: bool
-    amax_of: dict[ir.Value, float] = field(default_factory=dict)
-    _pairs: dict[tuple[ir.Value, float], ir.Value] = field(default_factory=dict)
+    range_of: dict[ir.Value, _Range] = field(default_factory=dict)
+    _pairs: dict[tuple[ir.Value, _Range], ir.Value] = field(default_factory=dict)
 
-    def quantized(self, value: ir.Value, amax: float) -> ir.Value:
-        """Returns ``value`` after a pair over ``amax``, made at the first request."""
-        key = (value, amax)
+    def quantized(self, value: ir.Value, wanted: _Range) -> ir.Value:
+        """Returns ``value`` after a pair over a range, made at the first request."""
+        key = (value, wanted)
         if key not in self._pairs:
             same_tensor = sum(1 for tensor, _ in self._pairs if tensor is value)
             self._pairs[key] = self._pair(
-                value, amax, f".range{same_tensor}" if same_tensor else ""
+                value, wanted, f".range{same_tensor}" if same_tensor else ""
             )
-            self.amax_of.setdefault(value, amax)
+            self.range_of.setdefault(value, wanted)
         return self._pairs[key]
 
-    def _pair(self, value: ir.Value, amax: float, suffix: str) -> ir.Value:
+    def _pair(self, value: ir.Value, wanted: _Range, suffix: str) -> ir.Value:
         base = f"{value.name}{suffix}"
-        limit, zero_point = self._codes(value)
-        scale = np.float32(amax) / np.float32(limit)
+        codes = self._codes(value, wanted.number_format)
+        scale = np.float32(wanted.amax) / np.float32(codes.max_level)
+        zero_point = np.asarray(codes.zero_point, dtype=_dtype(codes))
         names = (f"{base}.scale", f"{base}.zero_point")
         parameters = [
             _initializer(self.graph, names[0], np.asarray(scale, dtype=np.float32)),
             _initializer(self.graph, names[1], zero_point),
         ]
         quantize = _node("QuantizeLinear", [value, *parameters], base)
-        _describe(quantize, ir.DataType(parameters[1].dtype or 0), value.shape)
+        _describe(quantize, ir.DataType[codes.onnx_type], value.shape)
         dequantize = _node("DequantizeLinear", [quantize.outputs[0], *parameters], base)
         _describe(dequantize, ir.DataType.FLOAT, value.shape)
         self.graph.extend([quantize, dequantize])
         return dequantize.outputs[0]
 
-    def _codes(self, value: ir.Value) -> tuple[int, NDArray[np.generic]]:
+    def _codes(self, value: ir.Value, number_format: NumberFormat) -> NumberFormat:
         if not self.placement.unsigned_activations:
-            return _SIGNED_MAX, np.asarray(0, dtype=np.int8)
-        if _cannot_be_negative(value, self.signed_input):
-            return _UNSIGNED_MAX, np.asarray(0, dtype=np.uint8)
-        # The grid of int8 with zero point 0, in the type that x64 kernels are written for.
-        return _SIGNED_MAX, np.asarray(_UNSIGNED_MIDDLE, dtype=np.uint8)
+            return number_format
+        return UINT8 if _cannot_be_negative(value, self.signed_input) else SHIFTED_INT8
 
 
 def _cannot_be_negative(value: ir.Value, signed_input: bool) -> bool:
@@ -161,20 +168,23 @@ def _quantize_weight(
     values = np.asarray(weight.const_value.numpy(), dtype=np.float32)
     steps, axis = _weight_steps(node, values, scale)
     shape = [-1 if dim == 0 else 1 for dim in range(values.ndim)] if axis == 0 else []
-    limits = (steps * np.float32(_SIGNED_MAX)).reshape(shape)
+    limits = (steps * np.float32(scale.number_format.max_level)).reshape(shape)
     clipped = np.clip(values, -limits, limits)
+    dtype = _dtype(scale.number_format)
     attributes = {} if axis is None else {"axis": ir.AttrInt64("axis", axis)}
     parameters = [
         _initializer(graph, f"{weight.name}.scale", steps),
-        _initializer(graph, f"{weight.name}.zero_point", np.zeros(steps.shape, dtype=np.int8)),
+        _initializer(graph, f"{weight.name}.zero_point", np.zeros(steps.shape, dtype=dtype)),
     ]
     if placement.folded_weights:
-        codes = np.rint(clipped / steps.reshape(shape)).astype(np.int8)
-        quantized = _initializer(graph, f"{weight.name}.int8", codes)
+        codes = clipped / steps.reshape(shape)
+        codes = codes if scale.number_format.kind == "float" else np.rint(codes)
+        name = f"{weight.name}.{scale.number_format.name}"
+        quantized = _initializer(graph, name, codes.astype(dtype))
     else:
         weight.const_value = ir.tensor(clipped, name=weight.name)
         quantize = _node("QuantizeLinear", [weight, *parameters], str(weight.name), attributes)
-        _describe(quantize, ir.DataType.INT8, weight.shape)
+        _describe(quantize, ir.DataType[scale.number_format.onnx_type], weight.shape)
         graph.append(quantize)
         quantized = quantize.outputs[0]
     dequantize = _node("DequantizeLinear", [quantized, *parameters], str(weight.name), attributes)
@@ -217,25 +227,30 @@ def _weight_steps(
     A transposed convolution has one: on axis 0 OpenVINO, and on axis 1 TensorRT, gives up INT8.
     """
     amax = np.asarray(scale.amax, dtype=np.float32)
+    limit = np.float32(scale.number_format.max_level)
     if scale.axis is None and amax.size == 1:
-        return amax.reshape(()) / np.float32(_SIGNED_MAX), None
+        return amax.reshape(()) / limit, None
     if node.op_type == "ConvTranspose" or scale.axis != 0 or amax.size != values.shape[0]:
         raise ArtifactError(
             f"'{scale.name}' has {amax.size} ranges on axis {scale.axis}, which {node.op_type} "
             f"with weights {list(values.shape)} cannot take",
             hint="calibrate again",
         )
-    return amax / np.float32(_SIGNED_MAX), 0
+    return amax / limit, 0
 
 
 def _quantize_concat_inputs(graph: ir.Graph, tensors: _QuantizedTensors) -> None:
     """Puts a concat's range on its inputs; on equal ranges that changes no value."""
     for node in [node for node in graph if node.op_type == "Concat"]:
-        amax = tensors.amax_of.get(node.outputs[0])
-        if amax is None:
+        joined = tensors.range_of.get(node.outputs[0])
+        if joined is None:
             continue
         for index in range(len(node.inputs)):
-            node.replace_input_with(index, tensors.quantized(_input(node, index), amax))
+            node.replace_input_with(index, tensors.quantized(_input(node, index), joined))
+
+
+def _dtype(number_format: NumberFormat) -> np.dtype[np.generic]:
+    return ir.DataType[number_format.onnx_type].numpy()
 
 
 def _node(

@@ -6,20 +6,18 @@ was measured on the way.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-from quantpipe.errors import ArtifactError, ConfigurationError, nearest
-from quantpipe.quantization.documents import expect, read_document, write_document
-from quantpipe.quantization.sensitivity.table import SensitivityTable
+from quantpipe.documents import read_as, write_document
+from quantpipe.errors import ArtifactError, nearest
 
 FORMAT = "quantpipe-plan"
 VERSION = 2
 
 Precision = Literal["int8", "float"]
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,80 +147,6 @@ class PrecisionPlan:
         }
 
 
-def all_int8(names: Sequence[str], *, keep_float: Sequence[str] = ()) -> PrecisionPlan:
-    """Quantizes every operation but those at or under the module paths in ``keep_float``.
-
-    Raises:
-        ConfigurationError: No operation lies under a path.
-    """
-    kept: set[str] = set()
-    for path in keep_float:
-        under = {name for name in names if name == path or name.startswith(f"{path}.")}
-        if not under:
-            raise ConfigurationError(
-                f"no operation is named '{path}' or lies under it",
-                hint=nearest(path, _module_paths(names)),
-            )
-        kept |= under
-    reason = f"float: {', '.join(keep_float)}" if keep_float else "every operation in INT8"
-    return PrecisionPlan(
-        operations={name: "float" if name in kept else "int8" for name in names}, reason=reason
-    )
-
-
-def plan_from_boundary(table: SensitivityTable, boundary: int) -> PrecisionPlan:
-    """Quantizes the first ``boundary + 1`` operations of the table, harmless ones first.
-
-    Raises:
-        ConfigurationError: The boundary is not in [0, number of operations - 1].
-    """
-    last = len(table.rows) - 1
-    if not 0 <= boundary <= last:
-        raise ConfigurationError(
-            f"quant boundary {boundary} is out of range",
-            hint=f"the table has {last + 1} operations: give 0 to {last}",
-        )
-    kept = [row.name for row in table.rows[boundary + 1 :]]
-    reason = f"the {boundary + 1} least sensitive of {last + 1} operations ({table.method})"
-    return ranked_plan(table, kept, reason=reason)
-
-
-def ranked_plan(
-    table: SensitivityTable, float_operations: Collection[str], *, reason: str
-) -> PrecisionPlan:
-    """A plan whose operations stand in the order of the table, each with its rank and score."""
-    return PrecisionPlan(
-        operations={
-            row.name: "float" if row.name in float_operations else "int8" for row in table.rows
-        },
-        reason=reason,
-        why={
-            row.name: OperationReason(rank=rank, score=row.score)
-            for rank, row in enumerate(table.rows)
-        },
-    )
-
-
-def explained(
-    plan: PrecisionPlan,
-    *,
-    drops: Mapping[str, float],
-    int8_ms: Mapping[str, float] | None = None,
-    float_ms: Mapping[str, float] | None = None,
-) -> PrecisionPlan:
-    """Adds to a ranked plan what its operations were predicted to lose and to take."""
-    why = {
-        name: replace(
-            reason,
-            predicted_drop=drops[name],
-            int8_ms=None if int8_ms is None else int8_ms[name],
-            float_ms=None if float_ms is None else float_ms[name],
-        )
-        for name, reason in plan.why.items()
-    }
-    return replace(plan, why=why, predicted_drop=sum(drops[name] for name in plan.quantized))
-
-
 def save_plan(path: Path, plan: PrecisionPlan) -> None:
     """Writes the plan as JSON, whole or not at all."""
     write_document(path, plan.to_document())
@@ -234,49 +158,35 @@ def load_plan(path: Path) -> PrecisionPlan:
     Raises:
         ArtifactError: The file is damaged or of another version.
     """
-    document = read_document(path, FORMAT, VERSION)
+    hint = "make the plan again"
+    stored = read_as(_Document, path, FORMAT, VERSION, hint=hint)
+    operations = {item.name: item.precision for item in stored.operations}
+    why = {item.name: item.why for item in stored.operations if item.why is not None}
     try:
-        operations = expect(document, "operations", list)
-        plan = PrecisionPlan(
-            operations={
-                expect(item, "name", str): expect(item, "precision", str) for item in operations
-            },
-            reason=expect(document, "reason", str),
-            why={
-                item["name"]: _read(OperationReason, item["why"])
-                for item in operations
-                if item.get("why") is not None
-            },
-            predicted_drop=_optional(document, "predicted_drop"),
-            measured=_optional(document, "measured", PlanPoint),
-            latency=_optional(document, "latency", PlanLatency),
-            curve=tuple(_read(PlanPoint, item) for item in expect(document, "curve", list)),
-        )
-        if len(plan.operations) != len(operations):
+        if len(operations) != len(stored.operations):
             raise ArtifactError("the plan names an operation twice")
+        return PrecisionPlan(**{**vars(stored), "operations": operations, "why": why})
     except ArtifactError as error:
-        raise ArtifactError(error.cause, path=path, hint="make the plan again") from error
-    return plan
+        raise ArtifactError(error.cause, path=path, hint=hint) from error
 
 
-_KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str}
+@dataclass(frozen=True, kw_only=True)
+class _PlannedOperation:
+    name: str
+    precision: str
+    why: OperationReason | None = None
 
 
-def _read(kind: type[Record], item: Any) -> Record:
-    """Builds a record of numbers and texts from the JSON object of its fields."""
-    values = {}
-    for name, annotation in kind.__annotations__.items():
-        base, _, optional = annotation.partition(" | ")
-        missing = bool(optional) and isinstance(item, dict) and item.get(name) is None
-        values[name] = None if missing else expect(item, name, _KINDS[base])
-    return kind(**values)
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """A plan as it stands in its file."""
 
-
-def _optional(document: Mapping[str, Any], key: str, kind: type[Any] | None = None) -> Any:
-    value = document.get(key)
-    if value is None:
-        return None
-    return expect(document, key, float) if kind is None else _read(kind, value)
+    reason: str
+    predicted_drop: float | None = None
+    measured: PlanPoint | None = None
+    latency: PlanLatency | None = None
+    operations: tuple[_PlannedOperation, ...]
+    curve: tuple[PlanPoint, ...]
 
 
 def require_same_operations(
@@ -304,8 +214,3 @@ def require_same_operations(
             path=path,
             hint="use one made from this model",
         )
-
-
-def _module_paths(names: Sequence[str]) -> set[str]:
-    parts = [name.split(".") for name in names]
-    return {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}

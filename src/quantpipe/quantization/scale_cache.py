@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from quantpipe.documents import read_as, write_document
 from quantpipe.errors import ArtifactError
-from quantpipe.quantization.documents import expect, read_document, write_document
+from quantpipe.quantization.number_format import NUMBER_FORMATS, NumberFormat
+from quantpipe.schema import NamedIn
 
 FORMAT = "quantpipe-scales"
-VERSION = 2
+VERSION = 3
 
-# A range for values that are all zero: its INT8 scale is the smallest normal half-precision number,
-# so that an FP16 graph can hold it.
-FLOOR_AMAX = 127.0 * 2.0**-14
 _DEAD = 1e-12
 
 
@@ -28,14 +26,14 @@ def is_dead(amax: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorScale:
-    """The range of one tensor: symmetric, narrow ([-127, 127] for 8 bits).
+    """The range of one tensor: symmetric, narrow ([-127, 127] for INT8).
 
     Attributes:
         name: ``<operation>.input`` or ``<operation>.weight``.
         kind: What is quantized.
         axis: The channel axis, or None for one range for all.
         amax: Largest magnitude that is represented; one value, or one per channel.
-        bits: Of the integer.
+        number_format: That the tensor is rounded to.
         method: How it was found.
     """
 
@@ -43,14 +41,13 @@ class TensorScale:
     kind: Literal["activation", "weight"]
     axis: int | None
     amax: tuple[float, ...]
-    bits: int
+    number_format: Annotated[NumberFormat, NamedIn(NUMBER_FORMATS)]
     method: str
 
     def __post_init__(self) -> None:
         suffix = {"activation": "input", "weight": "weight"}.get(self.kind)
         _require(suffix is not None, f"'{self.name}' is of kind '{self.kind}'")
         _require(self.name.endswith(f".{suffix}"), f"'{self.name}' names no {suffix}")
-        _require(2 <= self.bits <= 8, f"'{self.name}' has {self.bits} bits")
         _require(self.axis in (None, 0, 1), f"'{self.name}' has axis {self.axis}")
         _require(
             len(self.amax) == 1 if self.axis is None else len(self.amax) > 0,
@@ -65,14 +62,9 @@ class TensorScale:
         return self.name.rpartition(".")[0]
 
     @property
-    def max_level(self) -> int:
-        """The largest integer: 127 for 8 bits."""
-        return (1 << (self.bits - 1)) - 1
-
-    @property
     def scale(self) -> tuple[float, ...]:
-        """The step between two integers, amax / max_level."""
-        return tuple(value / self.max_level for value in self.amax)
+        """What a level stands for, amax / the largest one."""
+        return tuple(value / self.number_format.max_level for value in self.amax)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +124,7 @@ class ScaleCache:
                     "name": scale.name,
                     "kind": scale.kind,
                     "axis": scale.axis,
-                    "bits": scale.bits,
+                    "number_format": scale.number_format.name,
                     "method": scale.method,
                     "amax": list(scale.amax),
                 }
@@ -149,14 +141,19 @@ def build_scale_cache(
     weights_digest: str,
     data_digest: str,
     preprocessing: Mapping[str, str | int | float],
-    bits: int = 8,
+    number_format: NumberFormat,
 ) -> ScaleCache:
     """Puts activation ranges (by operation) and weight ranges (by tensor name) into one cache."""
     scales: dict[str, TensorScale] = {}
     for operation, amax in activation_amax.items():
         name = f"{operation}.input"
         scales[name] = TensorScale(
-            name=name, kind="activation", axis=None, amax=(amax,), bits=bits, method=method
+            name=name,
+            kind="activation",
+            axis=None,
+            amax=(amax,),
+            number_format=number_format,
+            method=method,
         )
         if (weight := f"{operation}.weight") in weights:
             scales[weight] = weights[weight]
@@ -180,49 +177,24 @@ def load_scales(path: Path) -> ScaleCache:
     Raises:
         ArtifactError: The file is damaged, of another version, or holds a range that is none.
     """
-    document = read_document(path, FORMAT, VERSION)
+    stored = read_as(_Document, path, FORMAT, VERSION, hint="calibrate again")
+    scales = {scale.name: scale for scale in stored.scales}
     try:
-        scales = [_scale(item) for item in expect(document, "scales", list)]
-        names = [scale.name for scale in scales]
-        _require(len(set(names)) == len(names), "a tensor is listed twice")
-        return ScaleCache(
-            scales={scale.name: scale for scale in scales},
-            bias_corrections={
-                name: _numbers(f"bias_corrections.{name}", values)
-                for name, values in expect(document, "bias_corrections", dict).items()
-            },
-            weights_digest=expect(document, "weights_digest", str),
-            data_digest=expect(document, "data_digest", str),
-            preprocessing=_preprocessing(expect(document, "preprocessing", dict)),
-        )
+        _require(len(scales) == len(stored.scales), "a tensor is listed twice")
+        return ScaleCache(**{**vars(stored), "scales": scales})
     except ArtifactError as error:
         raise ArtifactError(error.cause, path=path, hint="calibrate again") from error
 
 
-def _scale(item: Any) -> TensorScale:
-    axis = item.get("axis") if isinstance(item, dict) else None
-    amax = _numbers("amax", expect(item, "amax", list))
-    _require(axis is None or type(axis) is int, f"axis is {axis!r}")
-    return TensorScale(
-        name=expect(item, "name", str),
-        kind=expect(item, "kind", str),
-        axis=axis,
-        amax=amax,
-        bits=expect(item, "bits", int),
-        method=expect(item, "method", str),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """A scale cache as it stands in its file."""
 
-
-def _numbers(what: str, values: Any) -> tuple[float, ...]:
-    numeric = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    _require(numeric, f"{what} is {json.dumps(values)[:60]}")
-    return tuple(float(value) for value in values)
-
-
-def _preprocessing(values: dict[str, Any]) -> dict[str, str | int | float]:
-    for key, value in values.items():
-        _require(isinstance(value, str | int | float), f"preprocessing.{key} is {value!r}")
-    return values
+    scales: tuple[TensorScale, ...]
+    bias_corrections: Mapping[str, tuple[float, ...]]
+    weights_digest: str
+    data_digest: str
+    preprocessing: Mapping[str, str | int | float]
 
 
 def _require(condition: bool, cause: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.precision_plans import all_int8
 
 from quantpipe.engines.tensorrt.calibration_cache import (
     CalibrationCache,
@@ -15,7 +16,6 @@ from quantpipe.engines.tensorrt.calibration_cache import (
     write_calibration_cache,
 )
 from quantpipe.errors import ArtifactError
-from quantpipe.quantization.precision_plan import all_int8
 
 
 def _cache(amax: dict[str, float]) -> CalibrationCache:

@@ -21,6 +21,7 @@ from quantpipe.quantization.calibration.bootstrap import (
     save_intervals,
 )
 from quantpipe.quantization.calibration.collect import collect, solve
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def test_a_resample_is_what_its_images_alone_give(
     again = collect(network, operations, [images[:4], images[drawn]], progress=Silent())
     first = collect(network, operations, [images[:4]], progress=Silent())
     resampled = whole.resampled(drawn)
-    found = solve(resampled, method, percentile=99.0, progress=Silent())
+    found = solve(resampled, method, percentile=99.0, progress=Silent(), number_format=INT8)
     for name, histogram in resampled.histograms.items():
         # Both have the width of the first four images; what these add is taken away again.
         rest = again.histograms[name].counts.copy()

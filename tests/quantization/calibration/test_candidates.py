@@ -17,6 +17,7 @@ from quantpipe.quantization.calibration.candidates import (
     range_degradations,
 )
 from quantpipe.quantization.calibration.collect import collect
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.random_projection import projected, random_signs
@@ -42,7 +43,7 @@ def weighed(
     operations = find_operations(network, batches[0][:1])
     groups = concat_groups(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
-    candidates = candidate_ranges(statistics, groups)
+    candidates = candidate_ranges(statistics, groups, number_format=INT8)
     degradations = range_degradations(
         network,
         operations,
@@ -53,6 +54,7 @@ def weighed(
         error=NOISE,
         seed=SEED,
         progress=Silent(),
+        number_format=INT8,
     )
     return degradations, candidates
 
@@ -77,7 +79,7 @@ def test_harms_are_those_of_quantizing_every_value(
         rows = []
         for label in degradations.labels:
             amax = candidates[label]["left"]
-            error = fake_quantize(x.detach(), torch.tensor([amax]), None, 127) - x.detach()
+            error = fake_quantize(x.detach(), torch.tensor([amax]), None, INT8) - x.detach()
             rows.append((x.grad * error).double().square().flatten(1).sum(dim=1))
         expected.append(torch.stack(rows, dim=1))
     group = next(i for i, g in enumerate(degradations.groups) if "left" in g)
@@ -123,7 +125,7 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
     images[:, 0, 3, 3:7] = 2.0
     operations = find_operations(network, images[:1])
     statistics = collect(network, operations, [images], progress=Silent())
-    candidates = candidate_ranges(statistics, ())
+    candidates = candidate_ranges(statistics, (), number_format=INT8)
     degradations = range_degradations(
         network,
         operations,
@@ -134,6 +136,7 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
         error=NOISE,
         seed=SEED,
         progress=Silent(),
+        number_format=INT8,
     )
     (amax,) = chosen_ranges(candidates, degradations.least()).values()
     assert (amax < 1.5) is clips
@@ -142,10 +145,25 @@ def test_it_clips_where_nobody_reads_what_is_clipped(weight: float, clips: bool)
 def test_other_images_may_choose_otherwise() -> None:
     values = np.array([[[1.0, 3.0]], [[1.0, 3.0]], [[9.0, 2.0]]])
     degradations = RangeDegradations(
-        labels=("a", "b"), groups=(frozenset({"conv"}),), values=values
+        operations=("conv",),
+        labels=("a", "b"),
+        groups=(frozenset({"conv"}),),
+        values=values,
     )
     assert degradations.least() == {"conv": "b"}
     assert degradations.least(np.array([0, 1, 1])) == {"conv": "a"}
+
+
+def test_choices_stand_in_the_order_of_the_operations() -> None:
+    """The order of a set differs from process to process, and a scale cache's digest with it."""
+    names = tuple(f"layer{number}.conv" for number in range(50))
+    degradations = RangeDegradations(
+        operations=names,
+        labels=("a", "b"),
+        groups=(frozenset(names[10:]), *(frozenset({name}) for name in names[:10])),
+        values=np.zeros((1, 11, 2)),
+    )
+    assert tuple(degradations.least()) == names
 
 
 def test_weights_and_hooks_are_left_alone(network: SmallNetwork, batches: list[Tensor]) -> None:
@@ -170,12 +188,13 @@ def test_a_gradient_that_is_not_finite_names_the_image(
             network,
             operations,
             groups,
-            candidate_ranges(statistics, groups),
+            candidate_ranges(statistics, groups, number_format=INT8),
             batches,
             outputs=broken,
             error=NOISE,
             seed=SEED,
             progress=Silent(),
+            number_format=INT8,
         )
 
 
@@ -192,10 +211,11 @@ def test_it_stops_when_asked(network: SmallNetwork, batches: list[Tensor]) -> No
             network,
             operations,
             groups,
-            candidate_ranges(statistics, groups),
+            candidate_ranges(statistics, groups, number_format=INT8),
             batches,
             outputs=outputs,
             error=NOISE,
             seed=SEED,
             progress=Stopping(),
+            number_format=INT8,
         )

@@ -12,8 +12,8 @@ from quantpipe.errors import ConfigurationError, DataError, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import Statistics, collect, solve
 from quantpipe.quantization.calibration.histogram import Histogram
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations
-from quantpipe.quantization.scale_cache import FLOOR_AMAX
 
 if TYPE_CHECKING:
     from tests.quantization.conftest import Notes, SmallNetwork
@@ -47,7 +47,7 @@ def test_max_is_what_plain_hooks_see(
     with torch.no_grad():
         for images in batches:
             network(images)
-    assert solve(statistics, "max", progress=Silent()) == seen
+    assert solve(statistics, "max", progress=Silent(), number_format=INT8) == seen
     assert statistics.num_images == 12
 
 
@@ -60,8 +60,8 @@ def test_the_same_tensor_is_counted_once(statistics: Statistics) -> None:
 
 @pytest.mark.parametrize("method", ["percentile", "entropy", "mse"])
 def test_methods_clip_and_stay_positive(statistics: Statistics, method: Any) -> None:
-    largest = solve(statistics, "max", progress=Silent())
-    amax = solve(statistics, method, percentile=99.0, progress=Silent())
+    largest = solve(statistics, "max", progress=Silent(), number_format=INT8)
+    amax = solve(statistics, method, percentile=99.0, progress=Silent(), number_format=INT8)
     for name, value in amax.items():
         assert 0.0 < value <= largest[name] * (1 + 1 / 2048)
 
@@ -103,19 +103,23 @@ def test_inputs_that_are_always_zero_get_a_small_range_and_a_note(
     network.get_parameter("down.bias").data.zero_()
     statistics = collect(network, operations, batches, progress=notes)
     for method in ("max", "entropy"):
-        assert solve(statistics, method, progress=notes)["up"] == FLOOR_AMAX
+        assert (
+            solve(statistics, method, progress=notes, number_format=INT8)["up"] == INT8.floor_amax
+        )
     assert notes.notes == ["zero on every calibration image: input of up"] * 2
 
 
 @pytest.mark.parametrize("percentile", [None, 0.0, -1.0, 100.5, float("nan")])
 def test_percentile_out_of_range(statistics: Statistics, percentile: Any) -> None:
     with pytest.raises(ConfigurationError, match="percentile is"):
-        solve(statistics, "percentile", percentile=percentile, progress=Silent())
+        solve(
+            statistics, "percentile", percentile=percentile, progress=Silent(), number_format=INT8
+        )
 
 
 def test_unknown_method_names_the_nearest(statistics: Statistics) -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'entropy'"):
-        solve(statistics, "entropie", progress=Silent())  # type: ignore[arg-type]
+        solve(statistics, "entropie", progress=Silent(), number_format=INT8)  # type: ignore[arg-type]
 
 
 def test_entropy_of_a_whole_detector_is_fast() -> None:
@@ -125,6 +129,11 @@ def test_entropy_of_a_whole_detector_is_fast() -> None:
         histograms[str(index)] = Histogram()
         histograms[str(index)].add(torch.randn(20000, generator=generator))
     started = time.process_time()
-    amax = solve(Statistics(histograms=histograms, num_images=1), "entropy", progress=Silent())
+    amax = solve(
+        Statistics(histograms=histograms, num_images=1),
+        "entropy",
+        progress=Silent(),
+        number_format=INT8,
+    )
     assert time.process_time() - started < 2.0  # seconds on one core
     assert np.all(np.array(list(amax.values())) > 0)

@@ -6,6 +6,7 @@ import torch
 
 from quantpipe.quantization.calibration.histogram import MAX_BINS, NUM_BINS, Histogram
 from quantpipe.quantization.calibration.solvers import START_BIN, entropy_range, squared_error_range
+from quantpipe.quantization.number_format import INT8
 
 
 def filled(*parts: torch.Tensor) -> Histogram:
@@ -84,7 +85,7 @@ def test_a_resample_of_small_images_can_be_searched() -> None:
     assert small.amax == pytest.approx(0.2)
     assert small.counts.sum() == 2000
     for search in (entropy_range, squared_error_range):
-        assert 0 < search(small.counts) * small.width <= 100 * (START_BIN + 1) / NUM_BINS
+        assert 0 < search(small.counts, INT8) * small.width <= 100 * (START_BIN + 1) / NUM_BINS
 
 
 def test_resampled_zeros_stay_zero() -> None:

@@ -17,6 +17,7 @@ from quantpipe.quantization.calibration.pytorch_quantization import (
     pytorch_quantization_calibrators,
 )
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 
 if TYPE_CHECKING:
@@ -32,9 +33,15 @@ def test_same_ranges_within_a_bin(
     batches[2] = batches[2] * 3.0  # makes the histograms grow
     operations = find_operations(network, batches[0][:1])
     statistics = collect(network, operations, batches, progress=Silent())
-    ours = solve(statistics, method, percentile=percentile, progress=Silent())
+    ours = solve(statistics, method, percentile=percentile, progress=Silent(), number_format=INT8)
     theirs = pytorch_quantization_amax(
-        network, operations, batches, method=method, percentile=percentile, progress=Silent()
+        network,
+        operations,
+        batches,
+        method=method,
+        percentile=percentile,
+        progress=Silent(),
+        number_format=INT8,
     )
     assert ours.keys() == theirs.keys()
     for name, histogram in statistics.histograms.items():
@@ -45,9 +52,9 @@ def test_same_ranges_within_a_bin(
 def test_same_entropy_range_within_a_bin(network: SmallNetwork, batches: list[Tensor]) -> None:
     operations = [o for o in find_operations(network, batches[0][:1]) if o.name in ("down", "left")]
     statistics = collect(network, operations, batches, progress=Silent())
-    ours = solve(statistics, "entropy", progress=Silent())
+    ours = solve(statistics, "entropy", progress=Silent(), number_format=INT8)
     theirs = pytorch_quantization_amax(
-        network, operations, batches, method="entropy", progress=Silent()
+        network, operations, batches, method="entropy", progress=Silent(), number_format=INT8
     )
     for name, histogram in statistics.histograms.items():
         assert abs(ours[name] - theirs[name]) <= histogram.width * 1.01, name
@@ -56,7 +63,9 @@ def test_same_entropy_range_within_a_bin(network: SmallNetwork, batches: list[Te
 def test_weight_ranges_are_the_toolkits(network: SmallNetwork, batches: list[Tensor]) -> None:
     operations = find_operations(network, batches[0][:1])
     calib = pytorch_quantization_calibrators()
-    for name, scale in weight_scales(network, operations, "max", progress=Silent()).items():
+    for name, scale in weight_scales(
+        network, operations, "max", progress=Silent(), number_format=INT8
+    ).items():
         calibrator = calib.MaxCalibrator(8, scale.axis, unsigned=False)
         calibrator.collect(network.get_parameter(name).detach())
         assert torch.tensor(scale.amax).equal(calibrator.compute_amax().flatten())
@@ -69,7 +78,13 @@ def test_an_input_that_is_always_zero_does_not_stop_it(
     network.get_parameter("down.bias").data.zero_()
     operations = find_operations(network, batches[0][:1])
     amax = pytorch_quantization_amax(
-        network, operations, batches, method="percentile", percentile=99.0, progress=notes
+        network,
+        operations,
+        batches,
+        method="percentile",
+        percentile=99.0,
+        progress=notes,
+        number_format=INT8,
     )
     assert amax["up"] > 0
     assert len(notes.notes) == 1
@@ -78,13 +93,21 @@ def test_an_input_that_is_always_zero_does_not_stop_it(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the toolkit runs mse on CUDA")
 def test_mse_without_cuda_says_so(network: SmallNetwork, batches: list[Tensor]) -> None:
     with pytest.raises(MachineError, match=r"CUDA only; use calibrate\.implementation"):
-        pytorch_quantization_amax(network, (), batches, method="mse", progress=Silent())
+        pytorch_quantization_amax(
+            network, (), batches, method="mse", progress=Silent(), number_format=INT8
+        )
 
 
 def test_bad_percentile_is_refused_before_any_work(network: SmallNetwork) -> None:
     with pytest.raises(ConfigurationError):
         pytorch_quantization_amax(
-            network, (), [], method="percentile", percentile=101.0, progress=Silent()
+            network,
+            (),
+            [],
+            method="percentile",
+            percentile=101.0,
+            progress=Silent(),
+            number_format=INT8,
         )
 
 

@@ -16,6 +16,7 @@ from quantpipe.quantization.calibration.solvers import (
     percentile_range,
     squared_error_range,
 )
+from quantpipe.quantization.number_format import INT8
 
 NUM_BINS = 384
 
@@ -51,7 +52,7 @@ def test_entropy_is_the_toolkits(kind: str) -> None:
     toolkit = pytorch_quantization_calibrators().histogram._compute_amax_entropy(
         counts.copy(), edges, 8, False
     )
-    assert abs(entropy_range(counts) - float(toolkit)) <= 1.0
+    assert abs(entropy_range(counts, INT8) - float(toolkit)) <= 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,7 +64,7 @@ def test_squared_error_is_the_toolkits(kind: str, monkeypatch: pytest.MonkeyPatc
     toolkit = pytorch_quantization_calibrators().histogram._compute_amax_mse(
         counts, edges, 8, False
     )
-    assert abs(squared_error_range(counts) - float(toolkit)) <= 1.0
+    assert abs(squared_error_range(counts, INT8) - float(toolkit)) <= 1.0
 
 
 @pytest.mark.parametrize("percentile", [0.001, 50.0, 99.0, 99.9, 99.99, 99.999, 100.0])
@@ -87,19 +88,19 @@ def test_squared_error_matches_quantizing_every_value() -> None:
         return float((counts * (rounded - centers) ** 2).sum())
 
     errors = [error(amax) for amax in centers[128:]]
-    assert squared_error_range(counts) == centers[128 + int(np.argmin(errors))]
+    assert squared_error_range(counts, INT8) == centers[128 + int(np.argmin(errors))]
 
 
 def test_all_mass_in_the_last_bin_keeps_it() -> None:
     counts = np.zeros(2048, dtype=np.int64)
     counts[-1] = 10
-    assert entropy_range(counts) == 2048
+    assert entropy_range(counts, INT8) == 2048
     assert percentile_range(counts, 99.0) >= 2047
-    assert squared_error_range(counts) >= 2040
+    assert squared_error_range(counts, INT8) >= 2040
 
 
 def test_all_mass_in_the_first_bin_gives_a_positive_range() -> None:
     counts = np.zeros(2048, dtype=np.int64)
     counts[0] = 10
     assert percentile_range(counts, 50.0) == 1.0
-    assert entropy_range(counts) > 0
+    assert entropy_range(counts, INT8) > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import Statistics, solve
 from quantpipe.quantization.calibration.histogram import Histogram
 from quantpipe.quantization.calibration.statistics_file import load_statistics, save_statistics
+from quantpipe.quantization.number_format import INT8
 
 
 @pytest.fixture
@@ -34,8 +36,9 @@ def test_every_method_solves_what_was_read_back_to_the_same_bits(
         ("entropy", None),
         ("mse", None),
     ):
-        wanted = solve(statistics, method, percentile=percentile, progress=Silent())  # type: ignore[arg-type]
-        assert solve(read, method, percentile=percentile, progress=Silent()) == wanted  # type: ignore[arg-type]
+        settings: Any = {"method": method, "percentile": percentile}
+        wanted = solve(statistics, number_format=INT8, progress=Silent(), **settings)
+        assert solve(read, number_format=INT8, progress=Silent(), **settings) == wanted
 
 
 def test_counts_and_sharing_survive(statistics: Statistics, tmp_path: Path) -> None:

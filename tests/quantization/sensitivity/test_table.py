@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from quantpipe.errors import ArtifactError
+from quantpipe.quantization.sensitivity.released_table import (
+    read_released_text,
+    write_released_text,
+)
 from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     SensitivityTable,
     load_table,
-    read_released_text,
     save_table,
     sorted_table,
-    write_released_text,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.simulation.learned_step import learned_fake_quantize
 from quantpipe.quantization.simulation.rounding import fake_quantize
 
@@ -19,7 +21,8 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     v = torch.as_tensor(values).float().requires_grad_()
     s = torch.as_tensor(step).float().requires_grad_()
-    out = learned_fake_quantize(v, s, axis, max_level, **more)
+    number_format = dataclasses.replace(INT8, max_level=max_level)
+    out = learned_fake_quantize(v, s, axis, number_format, **more)
     by_values, by_step = torch.autograd.grad((out * torch.as_tensor(weights)).sum(), (v, s))
     return by_values, by_step
 
@@ -70,8 +73,8 @@ def test_the_steps_gradient_is_a_difference_quotient_of_the_piecewise_form(
 def test_the_forward_pass_is_that_of_fixed_ranges() -> None:
     values = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     step = torch.tensor([0.01, 0.02])
-    found = learned_fake_quantize(values, step, 0, 127, num_values=1)
-    assert torch.equal(found, fake_quantize(values, step * 127, 0, 127))
+    found = learned_fake_quantize(values, step, 0, INT8, num_values=1)
+    assert torch.equal(found, fake_quantize(values, step * 127, 0, INT8))
 
 
 def test_the_gradient_scale_falls_with_the_values_and_takes_the_factor() -> None:
@@ -105,5 +108,5 @@ def test_only_the_input_the_output_and_the_step_are_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        rounded = learned_fake_quantize(values, step, None, 127, num_values=1)
+        rounded = learned_fake_quantize(values, step, None, INT8, num_values=1)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (values, step, rounded)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tests.precision_plans import all_int8
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,8 +16,9 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_calibrators
 from quantpipe.quantization.calibration.weights import weight_scales
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
-from quantpipe.quantization.precision_plan import PrecisionPlan, all_int8
+from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import (
@@ -41,7 +43,7 @@ def test_per_tensor_and_per_channel_are_the_toolkits() -> None:
 
     values = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 3
     for axis, amax in ((None, torch.tensor([2.5])), (0, torch.tensor([1.0, 2.0, 3.0, 20.0]))):
-        ours = fake_quantize(values, amax, axis, 127)
+        ours = fake_quantize(values, amax, axis, INT8)
         shape = (1,) if axis is None else (4, 1, 1, 1)
         theirs = fake_tensor_quant(values, amax.reshape(shape), 8, False)
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
@@ -50,7 +52,7 @@ def test_per_tensor_and_per_channel_are_the_toolkits() -> None:
 
 def test_gradient_passes_inside_and_stops_outside() -> None:
     values = torch.tensor([-3.0, -0.5, 0.0, 0.7, 1.5], requires_grad=True)
-    total = fake_quantize(values, torch.tensor([1.0]), None, 127).sum()
+    total = fake_quantize(values, torch.tensor([1.0]), None, INT8).sum()
     (gradient,) = torch.autograd.grad(total, values)
     assert gradient.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
 
@@ -92,7 +94,7 @@ def test_noise_is_that_of_rounding(
 ) -> None:
     """Uniform rounding noise has power scale^2 / 12."""
     scale = scales.scales["stem.input"].scale[0]
-    noise = fake_quantize(batches[0], torch.tensor(scales.scales["stem.input"].amax), None, 127)
+    noise = fake_quantize(batches[0], torch.tensor(scales.scales["stem.input"].amax), None, INT8)
     power = float((noise - batches[0]).square().mean())
     assert power == pytest.approx(scale**2 / 12, rel=0.1)
 
@@ -216,14 +218,15 @@ def test_detector_keeps_predict_and_its_state_dict(detector: Detector) -> None:
     statistics = collect(detector, operations, [images], progress=Silent())
     ranges = build_scale_cache(
         unify(
-            solve(statistics, "max", progress=Silent()),
+            solve(statistics, "max", progress=Silent(), number_format=INT8),
             concat_groups(detector, images[:1]),
         ),
-        weight_scales(detector, operations, "max", progress=Silent()),
+        weight_scales(detector, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest="w",
         data_digest="d",
         preprocessing={},
+        number_format=INT8,
     )
     quantized = quantize(detector, ranges)
     assert len(quantized_operations(quantized)) == 59

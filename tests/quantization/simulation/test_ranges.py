@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.precision_plans import all_int8
 from torch import Tensor, nn
 
-from quantpipe.quantization.precision_plan import all_int8
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
 from quantpipe.quantization.shared_ranges import concat_groups
 from quantpipe.quantization.simulation.network import (
@@ -46,7 +47,7 @@ GROUPS = {
 
 def activation(amax: float) -> TensorScale:
     return TensorScale(
-        name="x.input", kind="activation", axis=None, amax=(amax,), bits=8, method="max"
+        name="x.input", kind="activation", axis=None, amax=(amax,), number_format=INT8, method="max"
     )
 
 
@@ -225,7 +226,8 @@ def test_weight_ranges_follow_the_weights_and_survive_a_channel_of_zeros(
 def test_a_calibrated_range_of_few_bits_is_learned_at_its_own_level(
     network: SmallNetwork, scales: ScaleCache, batches: list[Tensor]
 ) -> None:
-    narrow = {n: dataclasses.replace(s, bits=4) for n, s in scales.scales.items()}
+    int4 = dataclasses.replace(INT8, name="int4", bits=4, max_level=7, onnx_type="INT4")
+    narrow = {n: dataclasses.replace(s, number_format=int4) for n, s in scales.scales.items()}
     four = dataclasses.replace(scales, scales=narrow)
     with torch.no_grad():
         learned = trainable(network, four, LEARNED)(batches[0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from quantpipe.quantization.number_format import INT8, NumberFormat
 from quantpipe.quantization.simulation.rounding import fake_quantize, round_to
 
 LEVEL = 127
@@ -37,9 +40,9 @@ def test_values_and_gradients_are_those_of_torchs_kernel(
 ) -> None:
     ranges = torch.tensor(amax)
     ours, theirs = (values().to(memory_format=memory).requires_grad_() for _ in range(2))
-    found, expected = fake_quantize(ours, ranges, axis, LEVEL), torchs(theirs, ranges, axis)
+    found, expected = fake_quantize(ours, ranges, axis, INT8), torchs(theirs, ranges, axis)
     assert torch.equal(found, expected)
-    assert torch.equal(round_to(ours.detach(), ranges, axis, LEVEL), expected)
+    assert torch.equal(round_to(ours.detach(), ranges, axis, INT8), expected)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     (found * weights).sum().backward()  # type: ignore[no-untyped-call]
     (expected * weights).sum().backward()  # type: ignore[no-untyped-call]
@@ -52,11 +55,34 @@ def test_values_and_gradients_are_those_of_torchs_kernel(
 
 def test_half_precision_comes_back_as_it_came() -> None:
     x = values().bfloat16()
-    found = fake_quantize(x, torch.tensor([2.0]), None, LEVEL)
+    found = fake_quantize(x, torch.tensor([2.0]), None, INT8)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, torchs(x.float(), torch.tensor([2.0]), None).bfloat16())
 
 
 def test_a_nan_is_not_hidden() -> None:
     x = torch.tensor([float("nan"), 1.0])
-    assert fake_quantize(x, torch.tensor([2.0]), None, LEVEL).isnan().tolist() == [True, False]
+    assert fake_quantize(x, torch.tensor([2.0]), None, INT8).isnan().tolist() == [True, False]
+
+
+def test_another_format_is_another_value() -> None:
+    """FP8 E4M3 (448 its largest number), against the library that ONNX takes its types from."""
+    fp8 = NumberFormat(
+        name="fp8_e4m3",
+        kind="float",
+        bits=8,
+        signed=True,
+        max_level=448,
+        zero_point=0,
+        rounding="half_even",
+        onnx_type="FLOAT8E4M3FN",
+    )
+    scale = np.float32(2.0) / np.float32(448)
+    levels = np.clip(values().numpy() / scale, -448, 448)
+    expected = levels.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
+    x = values().requires_grad_()
+    found = fake_quantize(x, torch.tensor([2.0]), None, fp8)
+    np.testing.assert_array_equal(found.detach().numpy(), expected)
+    assert len(np.unique(found.detach())) < len(np.unique(x.detach()))
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert torch.equal(gradient, (x.detach().abs() < 2.0 * (1 + 0.5 / 448)).float())

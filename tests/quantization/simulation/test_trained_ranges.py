@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantpipe.quantization.precision_plan import all_int8
+from tests.precision_plans import all_int8
+
 from quantpipe.quantization.scale_cache import ScaleCache, load_scales, save_scales
 from quantpipe.quantization.simulation.network import quantize, quantize_to_train
 from quantpipe.quantization.simulation.ranges import Averaged

@@ -14,6 +14,7 @@ from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import DataError, Interrupted, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.weights import channel_amax
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.simulation.network import quantize, quantized_operations
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
@@ -255,7 +256,7 @@ def scales_of_one(amax: float, weights: Tensor) -> ScaleCache:
         kind="weight",
         axis=0,
         amax=tuple(weights.tolist()),
-        bits=8,
+        number_format=INT8,
         method="max",
     )
     return build_scale_cache(
@@ -265,6 +266,7 @@ def scales_of_one(amax: float, weights: Tensor) -> ScaleCache:
         weights_digest="w",
         data_digest="d",
         preprocessing={},
+        number_format=INT8,
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from quantpipe.quantization.calibration.weights import channel_amax
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import TensorScale
 from quantpipe.quantization.simulation.rounding import fake_quantize
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
@@ -13,7 +14,9 @@ from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_c
 
 def scale_of(weight: Tensor, axis: int | None) -> TensorScale:
     amax = tuple(channel_amax(weight, axis).tolist())
-    return TensorScale(name="a.weight", kind="weight", axis=axis, amax=amax, bits=8, method="max")
+    return TensorScale(
+        name="a.weight", kind="weight", axis=axis, amax=amax, number_format=INT8, method="max"
+    )
 
 
 @pytest.fixture(params=[0, None])
@@ -42,7 +45,7 @@ def test_any_integers_survive_ordinary_rounding(case: tuple[Tensor, TensorScale]
     moved = weight_with_codes(weight, wanted, scale)
     assert codes_of(moved, scale).equal(wanted)
     amax = torch.tensor(scale.amax)
-    values = fake_quantize(moved, amax, scale.axis, 127)
+    values = fake_quantize(moved, amax, scale.axis, INT8)
     step = (amax / 127).view(-1, 1, 1, 1)
     torch.testing.assert_close(values, wanted * step, rtol=1e-6, atol=0)
 

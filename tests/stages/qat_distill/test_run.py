@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.precision_plans import all_int8
 from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 from torch import nn
 
@@ -21,7 +22,7 @@ from quantpipe.detector.checkpoint import (
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.quantization.model import load_model, save_model
 from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
-from quantpipe.quantization.precision_plan import all_int8, load_plan
+from quantpipe.quantization.precision_plan import load_plan
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.quantization.shared_ranges import concat_groups
 from quantpipe.quantization.simulation.network import quantized_operations

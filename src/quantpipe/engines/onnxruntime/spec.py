@@ -15,6 +15,7 @@ from quantpipe.engines.contract import (
     QuantizedNode,
     imported,
 )
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 
@@ -56,11 +57,15 @@ GpuSettings = CudaSettings | TensorRtProviderSettings
 
 # Processors multiply unsigned activations by signed weights. A convolution is fused only if its
 # output is quantized, and a ReLU into it only if the zero point is the smallest value of the type.
-_PROCESSOR = Placement(folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True)
+_PROCESSOR = Placement(
+    formats=(INT8,), folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True
+)
 
 # The TensorRT below takes zero point 0 only. With CUDA alone all is float: Q/DQ would be computed
 # as it is written.
-_GPU = Placement(folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False)
+_GPU = Placement(
+    formats=(INT8,), folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
+)
 
 
 def _without_kernel(node: QuantizedNode) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from quantpipe.engines import hardware
 from quantpipe.engines.contract import EngineSpec, LibrarySettings, imported
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 
@@ -28,7 +29,9 @@ class OpenVinoSettings(LibrarySettings):
 # Processors multiply unsigned activations by signed weights. OpenVINO (2026.4) takes signed
 # activations but computes a convolution that reads a concat wrongly with them (by 20 times the
 # error of quantization), and is faster with unsigned ones.
-_PLACEMENT = Placement(folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True)
+_PLACEMENT = Placement(
+    formats=(INT8,), folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True
+)
 
 SPEC = EngineSpec(
     name="openvino",

@@ -21,11 +21,11 @@ from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
 from quantpipe.graph.onnx_file import read_onnx
 from quantpipe.graph.operations import graph_inputs, operation_nodes, require_operations
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache
 
 Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
-_LEVELS = 127.0
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")
 _SCALE = re.compile(r"[0-9a-fA-F]{1,8}")
 
@@ -79,7 +79,7 @@ def calibration_cache_text(cache: CalibrationCache) -> str:
     """
     lines = [f"TRT-{cache.version}-{cache.algorithm}"]
     for name, amax in cache.amax.items():
-        scale = amax / _LEVELS
+        scale = amax / INT8.max_level
         if not (math.isfinite(scale) and scale > 0.0):
             raise ArtifactError(f"tensor '{name}' has a range of {amax}")
         lines.append(f"{name}: {struct.pack('!f', scale).hex()}")
@@ -149,4 +149,4 @@ def _range(path: Path, number: int, line: str) -> tuple[str, float]:
     (scale,) = struct.unpack("!f", bytes.fromhex(digits.strip().zfill(8)))
     if not (math.isfinite(scale) and scale >= 0.0):
         raise ArtifactError(f"line {number} holds a scale of {scale}", path=path)
-    return name, scale * _LEVELS
+    return name, scale * INT8.max_level

@@ -15,6 +15,7 @@ from quantpipe.engines.contract import (
 )
 from quantpipe.engines.tensorrt.version import DISTRIBUTIONS, installed_tensorrt
 from quantpipe.errors import ConfigurationError, MachineError
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 
@@ -35,7 +36,7 @@ class TensorRtSettings(LibrarySettings):
 
 # Zero point 0 is the only one it takes, and its version 8 wants float32 weights.
 _PLACEMENT = Placement(
-    folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
+    formats=(INT8,), folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
 )
 
 

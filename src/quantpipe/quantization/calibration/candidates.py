@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from quantpipe.errors import NumericalError
 from quantpipe.progress import Progress, Silent, stop_if_asked
 from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, solve
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation, StorageNames, operation_modules
 from quantpipe.quantization.output_error import OutputError
 from quantpipe.quantization.random_projection import projected, random_signs
@@ -35,7 +36,6 @@ Found = Mapping[str, Floats]
 Outputs = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 _NUM_BINS = 2048
-_MAX_LEVEL = 127
 
 _METHODS: Mapping[str, tuple[CalibrationMethod, float | None]] = {
     "max": ("max", None),
@@ -51,6 +51,7 @@ def candidate_ranges(
     statistics: Statistics,
     groups: Sequence[frozenset[str]],
     *,
+    number_format: NumberFormat,
     only: Collection[str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Returns what every method finds, and some shares of the maximum, by label and operation.
@@ -58,14 +59,21 @@ def candidate_ranges(
     Args:
         statistics: From :func:`~quantpipe.quantization.calibration.collect.collect`.
         groups: Operations that share a range; theirs are unified.
+        number_format: That the tensors are rounded to.
         only: The labels that are needed; None: all.
     """
     found = {
-        label: solve(statistics, method, percentile=percentile, progress=Silent())
+        label: solve(
+            statistics,
+            method,
+            number_format=number_format,
+            percentile=percentile,
+            progress=Silent(),
+        )
         for label, (method, percentile) in _METHODS.items()
         if only is None or label in only
     }
-    largest = solve(statistics, "max", progress=Silent())
+    largest = solve(statistics, "max", number_format=number_format, progress=Silent())
     for label, share in _SHARES_OF_MAX.items():
         found[label] = {name: share * amax for name, amax in largest.items()}
     return {label: unify(amax, groups) for label, amax in found.items()}
@@ -76,28 +84,32 @@ class RangeDegradations:
     """What each candidate range does to the outputs.
 
     Attributes:
+        operations: In execution order.
         labels: Of the candidates.
         groups: The operations that share a range.
         values: (images, groups, candidates), the expected error of the outputs.
     """
 
+    operations: tuple[str, ...]
     labels: tuple[str, ...]
     groups: tuple[frozenset[str], ...]
     values: Floats
 
     def least(self, drawn: NDArray[np.intp] | None = None) -> dict[str, str]:
-        """Returns the label of the least harmful candidate for each operation.
+        """Returns the label of the least harmful candidate for each operation, in their order.
 
         Args:
             drawn: (n,) numbers of the images that count; None: all, once.
         """
         values = self.values if drawn is None else self.values[drawn]
         best = values.sum(axis=0).argmin(axis=1)
-        return {
+        chosen = {
             name: self.labels[index]
             for group, index in zip(self.groups, best, strict=True)
             for name in group
         }
+        # A group is a set: its order is another one in every process.
+        return {name: chosen[name] for name in self.operations}
 
 
 def chosen_ranges(candidates: Mapping[str, Ranges], labels: Mapping[str, str]) -> dict[str, float]:
@@ -112,6 +124,7 @@ def range_degradations(
     candidates: Mapping[str, Ranges],
     batches: Iterable[Tensor],
     *,
+    number_format: NumberFormat,
     outputs: Outputs,
     error: OutputError,
     seed: int,
@@ -127,6 +140,7 @@ def range_degradations(
             :func:`~quantpipe.quantization.shared_ranges.concat_groups`; others have their own.
         candidates: From :func:`candidate_ranges`, by label; ``max`` is among them.
         batches: (B, 3, H, W) float images: those that gave ``max``.
+        number_format: That the tensors are rounded to.
         outputs: Of a network on images, each (B, ...).
         error: Of the outputs, what is to be small.
         seed: Of the projection of the outputs.
@@ -141,7 +155,11 @@ def range_degradations(
     alone = {o.name for o in operations}.difference(*groups)
     classes = (*groups, *(frozenset([o.name]) for o in operations if o.name in alone))
     weighers = {
-        name: _Weigher([candidates[label][name] for label in candidates], candidates["max"][name])
+        name: _Weigher(
+            [candidates[label][name] for label in candidates],
+            candidates["max"][name],
+            number_format.max_level,
+        )
         for name in (o.name for o in operations)
     }
     parts: list[Floats] = []
@@ -158,7 +176,9 @@ def range_degradations(
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
         raise NumericalError(f"calibration image {bad} gives a gradient that is not finite")
-    return RangeDegradations(labels=tuple(candidates), groups=classes, values=values)
+    return RangeDegradations(
+        operations=tuple(weighers), labels=tuple(candidates), groups=classes, values=values
+    )
 
 
 def _of_group(group: frozenset[str], found: Found) -> Floats:
@@ -172,13 +192,13 @@ def _of_group(group: frozenset[str], found: Found) -> Floats:
 class _Weigher:
     """Weighs the candidate ranges of one operation's input, given its values and gradients."""
 
-    def __init__(self, ranges: Sequence[float], largest: float) -> None:
-        """``ranges`` to weigh, on values up to ``largest``."""
+    def __init__(self, ranges: Sequence[float], largest: float, max_level: int) -> None:
+        """``ranges`` to weigh, on values up to ``largest``, for integers up to ``max_level``."""
         self._width = largest / _NUM_BINS
         # Zero lies in the middle of the first bin: integers represent it exactly.
         centers = self._width * np.arange(_NUM_BINS + 1)[:, None]
-        steps = np.asarray(ranges) / _MAX_LEVEL
-        rounded = np.clip(np.round(centers / steps), 0, _MAX_LEVEL) * steps
+        steps = np.asarray(ranges) / max_level
+        rounded = np.clip(np.round(centers / steps), 0, max_level) * steps
         self._squared_error = (rounded - centers) ** 2
 
     def __call__(self, values: Tensor, gradient: Tensor) -> Floats:

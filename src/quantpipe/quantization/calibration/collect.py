@@ -21,8 +21,9 @@ from quantpipe.quantization.calibration.solvers import (
     percentile_range,
     squared_error_range,
 )
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation, watch_inputs
-from quantpipe.quantization.scale_cache import FLOOR_AMAX, is_dead
+from quantpipe.quantization.scale_cache import is_dead
 
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 
@@ -180,6 +181,7 @@ def solve(
     statistics: Statistics,
     method: CalibrationMethod,
     *,
+    number_format: NumberFormat,
     percentile: float | None = None,
     progress: Progress,
 ) -> dict[str, float]:
@@ -189,6 +191,7 @@ def solve(
         statistics: From :func:`collect`.
         method: ``max``: the largest magnitude; ``percentile``: clips what lies beyond it;
             ``entropy``: least KL divergence; ``mse``: least squared error.
+        number_format: That the inputs are rounded to.
         percentile: In (0, 100], for ``percentile`` alone.
         progress: Told of inputs that were zero everywhere; they get a small range.
 
@@ -199,9 +202,9 @@ def solve(
     solved: dict[int, float] = {}
     for histogram in statistics.histograms.values():
         if id(histogram) not in solved:
-            solved[id(histogram)] = _amax(histogram, method, percentile)
+            solved[id(histogram)] = _amax(histogram, method, percentile, number_format)
     amax = {name: solved[id(h)] for name, h in statistics.histograms.items()}
-    return floor_dead(amax, progress)
+    return floor_dead(amax, number_format, progress)
 
 
 def check_method(method: str, percentile: float | None) -> None:
@@ -221,19 +224,27 @@ def check_method(method: str, percentile: float | None) -> None:
         )
 
 
-def floor_dead(amax: Mapping[str, float], progress: Progress) -> dict[str, float]:
+def floor_dead(
+    amax: Mapping[str, float], number_format: NumberFormat, progress: Progress
+) -> dict[str, float]:
     """Returns ``amax`` with a small range in place of zeros, and notes which they were."""
     dead = [name for name, value in amax.items() if is_dead(value)]
     if dead:
         progress.note(f"zero on every calibration image: input of {', '.join(dead)}")
-    return {name: FLOOR_AMAX if is_dead(value) else value for name, value in amax.items()}
+    floor = number_format.floor_amax
+    return {name: floor if is_dead(value) else value for name, value in amax.items()}
 
 
-def _amax(histogram: Histogram, method: CalibrationMethod, percentile: float | None) -> float:
+def _amax(
+    histogram: Histogram,
+    method: CalibrationMethod,
+    percentile: float | None,
+    number_format: NumberFormat,
+) -> float:
     if method == "max" or is_dead(histogram.amax):
         return histogram.amax
     if method == "percentile":
         # check_method has refused None.
         return histogram.width * percentile_range(histogram.counts, cast(float, percentile))
     search = {"entropy": entropy_range, "mse": squared_error_range}[method]
-    return histogram.width * search(histogram.counts)
+    return histogram.width * search(histogram.counts, number_format)

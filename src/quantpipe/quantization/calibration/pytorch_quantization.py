@@ -24,9 +24,8 @@ from quantpipe.quantization.calibration.collect import (
     floor_dead,
     run_calibration,
 )
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation
-
-_BITS = 8
 
 
 def pytorch_quantization_amax(
@@ -35,6 +34,7 @@ def pytorch_quantization_amax(
     batches: Iterable[Tensor],
     *,
     method: CalibrationMethod,
+    number_format: NumberFormat,
     percentile: float | None = None,
     image_names: Sequence[str] = (),
     progress: Progress,
@@ -55,7 +55,9 @@ def pytorch_quantization_amax(
             "the toolkit searches the least squared error on CUDA only",
             hint="use calibrate.implementation=quantpipe, or another method",
         )
-    calibrators = {operation.name: make_calibrator(method) for operation in operations}
+    calibrators = {
+        operation.name: make_calibrator(method, number_format) for operation in operations
+    }
 
     def observe(name: str, values: Tensor, first_image: int) -> None:  # noqa: ARG001
         # The toolkit divides by the maximum of what it sees first.
@@ -71,15 +73,15 @@ def pytorch_quantization_amax(
             calibrators.items(), f"toolkit {method}", total=len(calibrators)
         )
     }
-    return floor_dead(amax, progress)
+    return floor_dead(amax, number_format, progress)
 
 
-def make_calibrator(method: CalibrationMethod) -> Any:
+def make_calibrator(method: CalibrationMethod, number_format: NumberFormat) -> Any:
     """Returns the toolkit's calibrator for a method: signed, per tensor, its own defaults."""
     calib = pytorch_quantization_calibrators()
     if method == "max":
-        return calib.MaxCalibrator(_BITS, None, unsigned=False)
-    return calib.HistogramCalibrator(_BITS, None, unsigned=False)
+        return calib.MaxCalibrator(number_format.bits, None, unsigned=False)
+    return calib.HistogramCalibrator(number_format.bits, None, unsigned=False)
 
 
 def solve_calibrator(calibrator: Any, method: CalibrationMethod, percentile: float | None) -> float:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from quantpipe.errors import NumericalError
 from quantpipe.progress import Progress
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation, OperationKind
-from quantpipe.quantization.scale_cache import FLOOR_AMAX, TensorScale, is_dead
+from quantpipe.quantization.scale_cache import TensorScale, is_dead
 from quantpipe.quantization.simulation.rounding import fake_quantize
 
 WeightMethod = Literal["max", "mse"]
@@ -37,7 +38,7 @@ def weight_scales(
     operations: Sequence[Operation],
     method: WeightMethod,
     *,
-    bits: int = 8,
+    number_format: NumberFormat,
     progress: Progress,
 ) -> dict[str, TensorScale]:
     """Returns the weight ranges of every operation that has weights, by ``<operation>.weight``.
@@ -58,15 +59,20 @@ def weight_scales(
             name=f"{operation.name}.weight",
             kind="weight",
             axis=axis,
-            amax=_ranges(operation.name, weight, axis, method, bits, progress),
-            bits=bits,
+            amax=_ranges(operation.name, weight, axis, method, number_format, progress),
+            number_format=number_format,
             method=method,
         )
     return scales
 
 
 def _ranges(
-    name: str, weight: Tensor, axis: int | None, method: WeightMethod, bits: int, progress: Progress
+    name: str,
+    weight: Tensor,
+    axis: int | None,
+    method: WeightMethod,
+    number_format: NumberFormat,
+    progress: Progress,
 ) -> tuple[float, ...]:
     largest = channel_amax(weight, axis)
     if not torch.isfinite(largest).all():
@@ -74,18 +80,18 @@ def _ranges(
     dead = [index for index, value in enumerate(largest.tolist()) if is_dead(value)]
     if dead:
         progress.note(f"weights of operation '{name}' are zero in channels {dead}")
-        largest[dead] = FLOOR_AMAX
+        largest[dead] = number_format.floor_amax
     if method == "mse":
-        largest = _least_error(_rows(weight, axis), largest, (1 << (bits - 1)) - 1)
+        largest = _least_error(_rows(weight, axis), largest, number_format)
     return tuple(largest.tolist())
 
 
-def _least_error(rows: Tensor, largest: Tensor, max_level: int) -> Tensor:
+def _least_error(rows: Tensor, largest: Tensor, number_format: NumberFormat) -> Tensor:
     """Returns the range of each row that loses least; of equal ones the largest."""
     best, least = largest, torch.full_like(largest, torch.inf)
     for ratio in _RATIOS:
         amax = largest * ratio
-        error = (fake_quantize(rows, amax, 0, max_level) - rows).square().sum(dim=1)
+        error = (fake_quantize(rows, amax, 0, number_format) - rows).square().sum(dim=1)
         best, least = torch.where(error < least, amax, best), torch.minimum(error, least)
     return best
 

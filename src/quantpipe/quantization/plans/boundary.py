@@ -13,8 +13,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from quantpipe.quantization.plans.ranked import ranked_plan
 from quantpipe.quantization.plans.records import Measure
-from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan, ranked_plan
+from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 

@@ -20,8 +20,9 @@ from quantpipe.quantization.plans.boundary import (
 )
 from quantpipe.quantization.plans.integer_program import fastest, least_degradation, least_latency
 from quantpipe.quantization.plans.latency_model import LatencyModel
+from quantpipe.quantization.plans.ranked import ranked_plan
 from quantpipe.quantization.plans.records import Measure
-from quantpipe.quantization.precision_plan import PlanLatency, PlanPoint, PrecisionPlan, ranked_plan
+from quantpipe.quantization.precision_plan import PlanLatency, PlanPoint, PrecisionPlan
 from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 Timing = Callable[[PrecisionPlan], PlanLatency]

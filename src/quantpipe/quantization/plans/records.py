@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from quantpipe.documents import read_document, record
 from quantpipe.errors import ArtifactError
 from quantpipe.files import canonical_json, sha256_bytes, write_json
-from quantpipe.quantization.documents import expect, read_document
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache
 
@@ -50,11 +50,10 @@ class PlanRecords:
             return None
         try:
             document = read_document(path, _FORMAT, _VERSION)
-            fields = expect(document, "point", dict)
-            if document.get("sha256") != self._digest(plan, fields):
-                return None
-            return PlanPoint(**fields)
-        except (ArtifactError, TypeError):
+            point = record(PlanPoint, document.get("point"))
+            whole = document.get("sha256") == self._digest(plan, asdict(point))
+            return point if whole else None
+        except ArtifactError:
             return None
 
     def _write(self, plan: PrecisionPlan, point: PlanPoint) -> None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
+from quantpipe.documents import read_as, write_document
 from quantpipe.errors import ArtifactError
-from quantpipe.files import write_atomic
-from quantpipe.quantization.documents import expect, read_document, write_document
 
 FORMAT = "quantpipe-sensitivity"
 VERSION = 2
@@ -129,10 +128,9 @@ def sorted_table(
     By degradation ascending; ``map`` by mAP 50:95: descending where the operation was alone in
     INT8, ascending where it was alone in float.
     """
-    sign = -1.0 if method == "map" and direction == "only" else 1.0
     return SensitivityTable(
         method=method,
-        rows=tuple(sorted(rows, key=lambda row: sign * row.score)),
+        rows=_in_order(rows, method, direction),
         baseline=baseline,
         weights_digest=weights_digest,
         direction=direction,
@@ -167,113 +165,33 @@ def load_table(path: Path) -> SensitivityTable:
     Raises:
         ArtifactError: The file is damaged, of another version, or out of order.
     """
+    hint = "rank the operations again"
     try:
-        document = read_document(path, FORMAT, VERSION)
-        method = _one_of(document, "method", SensitivityMethod)
-        direction = _one_of(document, "direction", Direction)
-        rows = [_row(item) for item in expect(document, "rows", list)]
-        table = sorted_table(
-            method,
-            rows,
-            baseline=_optional(document, "baseline", float),
-            weights_digest=_optional(document, "weights_digest", str),
-            direction=direction,
-            num_images=_optional(document, "num_images", int),
-            seconds=_optional(document, "seconds", float),
-            passes=_optional(document, "passes", float),
-            reliability=_optional(document, "reliability", float),
-        )
-        _require_sound(table, rows)
+        table = read_as(SensitivityTable, path, FORMAT, VERSION, hint=hint)
+        require_sound(table)
     except ArtifactError as error:
-        raise ArtifactError(error.cause, path=path, hint="rank the operations again") from error
+        raise ArtifactError(error.cause, path=path, hint=hint) from error
     return table
 
 
-def write_released_text(path: Path, table: SensitivityTable) -> None:
-    """Writes ``name mAP50 mAP50:95`` lines, as YOLOv6 publishes its tables.
+def require_sound(table: SensitivityTable) -> None:
+    """Refuses a table that is empty or out of order, and one with doubled names or bad scores.
 
     Raises:
-        ArtifactError: The table holds no mAP of operations that were alone in INT8.
+        ArtifactError: Says which.
     """
-    if table.direction != "only":
-        raise ArtifactError(
-            "the published text is of operations alone in INT8, not in float", path=path
-        )
-    lines = []
-    for row in table.rows:
-        if row.map50 is None or row.map is None:
-            raise ArtifactError(f"method '{table.method}' measures no mAP to write", path=path)
-        lines.append(f"{row.name} {row.map50!r} {row.map!r}\n")
-    write_atomic(path, "".join(lines).encode())
-
-
-def read_released_text(path: Path) -> SensitivityTable:
-    """Reads ``name mAP50 mAP50:95`` lines in any order; such a file names no weights.
-
-    Raises:
-        ArtifactError: A line is something else, or a name comes twice.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
-    except UnicodeDecodeError as error:
-        raise ArtifactError("is not text", path=path) from error
-    rows = [
-        _released_row(path, number, line)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    table = sorted_table("map", rows, baseline=None, weights_digest=None)
-    try:
-        _require_sound(table, list(table.rows))
-    except ArtifactError as error:
-        raise ArtifactError(error.cause, path=path) from error
-    return table
-
-
-def _released_row(path: Path, number: int, line: str) -> SensitivityRow:
-    fields = line.split()
-    try:
-        name, map50, map50_95 = fields[0], float(fields[1]), float(fields[2])
-    except (IndexError, ValueError):
-        fields = []
-    if len(fields) != 3:
-        raise ArtifactError(
-            f"line {number} is '{line[:60]}'", path=path, hint="expected: name mAP50 mAP50:95"
-        )
-    return SensitivityRow(name=name, score=map50_95, map50=map50, map=map50_95)
-
-
-def _row(item: Any) -> SensitivityRow:
-    return SensitivityRow(
-        name=expect(item, "name", str),
-        score=expect(item, "score", float),
-        standard_error=_optional(item, "standard_error", float),
-        map50=_optional(item, "map50", float),
-        map=_optional(item, "map", float),
-        drop=_optional(item, "drop", float),
-    )
-
-
-def _one_of(document: Any, key: str, choices: Any) -> Any:
-    value = expect(document, key, str)
-    if value not in get_args(choices):
-        raise ArtifactError(f"unknown sensitivity {key} '{value}'")
-    return value
-
-
-def _optional(item: Any, key: str, kind: type[Any]) -> Any:
-    missing = isinstance(item, dict) and item.get(key) is None
-    return None if missing else expect(item, key, kind)
-
-
-def _require_sound(table: SensitivityTable, rows: list[SensitivityRow]) -> None:
-    if not rows:
+    if not table.rows:
         raise ArtifactError("the sensitivity table has no rows")
-    if list(table.rows) != rows:
+    if _in_order(table.rows, table.method, table.direction) != table.rows:
         raise ArtifactError("the sensitivity table is not in order")
-    if len({row.name for row in rows}) != len(rows):
+    if len({row.name for row in table.rows}) != len(table.rows):
         raise ArtifactError("the sensitivity table names an operation twice")
-    if not all(math.isfinite(row.score) for row in rows):
+    if not all(math.isfinite(row.score) for row in table.rows):
         raise ArtifactError("the sensitivity table holds a score that is no number")
+
+
+def _in_order(
+    rows: Iterable[SensitivityRow], method: SensitivityMethod, direction: Direction
+) -> tuple[SensitivityRow, ...]:
+    sign = -1.0 if method == "map" and direction == "only" else 1.0
+    return tuple(sorted(rows, key=lambda row: sign * row.score))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.simulation.rounding import along, inside, round_to
 
 
@@ -18,14 +19,14 @@ def learned_fake_quantize(
     values: Tensor,
     step: Tensor,
     axis: int | None,
-    max_level: int,
+    number_format: NumberFormat,
     *,
     num_values: int,
     lr_factor: float = 1.0,
 ) -> Tensor:
-    """Rounds as :func:`~.rounding.fake_quantize` at amax = step * max_level; both get a gradient.
+    """Rounds as :func:`~.rounding.fake_quantize` at amax = step * its level; both get a gradient.
 
-    With s the step and Q the largest integer, the result r is s * round(clip(v / s, -Q, Q)), and
+    With s the step and Q the largest level, the result r is s * round(clip(v / s, -Q, Q)), and
 
     * dr/dv is 1 where -Q < v/s < Q, else 0 (equation 5);
     * dr/ds is round(v/s) - v/s there, -Q below and Q above (equation 3), times the gradient scale
@@ -37,13 +38,13 @@ def learned_fake_quantize(
         values: Any shape; computed in float32 whatever its type.
         step: (1,), or (C,) for one step per channel of ``axis``; positive.
         axis: The channel axis, or None.
-        max_level: The largest integer.
+        number_format: Of the codes.
         num_values: N of the gradient scale: the weights that share a step, or the values of one
             image in an activation.
         lr_factor: Multiplies the gradient scale; to SGD, a factor on the step's learning rate.
     """
-    gradient_scale = lr_factor / math.sqrt(num_values * max_level)
-    rounded: Tensor = _LearnedStep.apply(values.float(), step, axis, max_level, gradient_scale)  # type: ignore[no-untyped-call]
+    gradient_scale = lr_factor / math.sqrt(num_values * number_format.max_level)
+    rounded: Tensor = _LearnedStep.apply(values.float(), step, axis, number_format, gradient_scale)  # type: ignore[no-untyped-call]
     return rounded.to(values.dtype)
 
 
@@ -56,12 +57,13 @@ class _LearnedStep(torch.autograd.Function):
         values: Tensor,
         step: Tensor,
         axis: int | None,
-        max_level: int,
+        number_format: NumberFormat,
         gradient_scale: float,
     ) -> Tensor:
-        rounded = round_to(values, step * max_level, axis, max_level)
+        rounded = round_to(values, step * number_format.max_level, axis, number_format)
         context.save_for_backward(values, step, rounded)
-        context.axis, context.max_level, context.gradient_scale = axis, max_level, gradient_scale
+        context.axis, context.max_level = axis, number_format.max_level
+        context.gradient_scale = gradient_scale
         return rounded
 
     @staticmethod

@@ -32,11 +32,11 @@ class Range(nn.Module, ABC):
     def __init__(self, scale: TensorScale):
         super().__init__()
         self.axis = scale.axis
-        self.max_level = scale.max_level
+        self.number_format = scale.number_format
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:
-        """Rounds to the integers of the range; any shape."""
+        """Rounds to the codes of the range; any shape."""
 
     @abstractmethod
     def amax(self, weight: Tensor | None) -> Tensor:
@@ -57,7 +57,7 @@ class FixedRange(Range):
 
     def forward(self, values: Tensor) -> Tensor:
         """Rounds to the calibrated range."""
-        return fake_quantize(values, self.amax(values), self.axis, self.max_level)
+        return fake_quantize(values, self.amax(values), self.axis, self.number_format)
 
     def amax(self, weight: Tensor | None) -> Tensor:  # noqa: ARG002
         """The calibrated range."""
@@ -78,7 +78,7 @@ class FollowingRange(Range):
 
     def forward(self, values: Tensor) -> Tensor:
         """Rounds weights to their own largest magnitudes."""
-        return fake_quantize(values, self.amax(values), self.axis, self.max_level)
+        return fake_quantize(values, self.amax(values), self.axis, self.number_format)
 
     def amax(self, weight: Tensor | None) -> Tensor:
         """The largest magnitudes of ``weight``."""
@@ -96,7 +96,7 @@ class LearnedRange(Range):
     """A step size that is a parameter.
 
     Attributes:
-        step: (C,) or (1,); amax / max_level.
+        step: (C,) or (1,); amax / the largest level of the format.
         lr_factor: Multiplies its gradient, which to SGD is a factor on its learning rate.
     """
 
@@ -104,7 +104,7 @@ class LearnedRange(Range):
         super().__init__(scale)
         self.lr_factor = lr_factor
         self._is_activation = scale.kind == "activation"
-        step = torch.tensor(scale.amax) / scale.max_level
+        step = torch.tensor(scale.amax) / scale.number_format.max_level
         self.step = nn.Parameter(step)
         self.register_buffer("_floor", step * _SMALLEST, persistent=False)
 
@@ -115,14 +115,14 @@ class LearnedRange(Range):
             values,
             self.step,
             self.axis,
-            self.max_level,
+            self.number_format,
             num_values=values.numel() // sharing,
             lr_factor=self.lr_factor,
         )
 
     def amax(self, weight: Tensor | None) -> Tensor:  # noqa: ARG002
-        """The step times the largest integer."""
-        return self.step.detach() * self.max_level
+        """The step times the largest level."""
+        return self.step.detach() * self.number_format.max_level
 
     def published(self, scale: TensorScale, weight: Tensor | None) -> TensorScale:
         """The same, as method "learned"."""
@@ -157,7 +157,7 @@ class AveragedRange(Range):
         """Rounds to the average; in training, looks at the values first."""
         if self.training:
             self._look_at(values.detach())
-        return fake_quantize(values, self.average, self.axis, self.max_level)
+        return fake_quantize(values, self.average, self.axis, self.number_format)
 
     def amax(self, weight: Tensor | None) -> Tensor:  # noqa: ARG002
         """The average."""

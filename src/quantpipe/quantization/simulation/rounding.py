@@ -1,8 +1,9 @@
-"""Rounding to symmetric integers, in float.
+"""Rounding to the codes of a number format, in float.
 
-x becomes round(x / scale) * scale with the integer clamped to [-127, 127], scale = amax / 127; the
-gradient passes unchanged inside the range and is zero outside (straight-through estimator,
-Bengio et al., arXiv 1308.3432). Rounding is half to even, as in engines.
+x becomes round(x / scale) * scale with the code clamped to [-L, L], scale = amax / L, L the
+format's largest level (127 for INT8); the gradient passes unchanged inside the range and is zero
+outside (straight-through estimator, Bengio et al., arXiv
+1308.3432). Rounding is half to even, as in engines.
 """
 
 from __future__ import annotations
@@ -12,23 +13,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantpipe.quantization.number_format import NumberFormat
 
-def fake_quantize(values: Tensor, amax: Tensor, axis: int | None, max_level: int) -> Tensor:
-    """Rounds to the 2 * max_level + 1 values that symmetric integers can hold.
+_FLOAT_TYPES = {"FLOAT8E4M3FN": torch.float8_e4m3fn, "FLOAT8E5M2": torch.float8_e5m2}
+
+
+def fake_quantize(
+    values: Tensor, amax: Tensor, axis: int | None, number_format: NumberFormat
+) -> Tensor:
+    """Rounds to the values that a signed format can hold in a range.
 
     Args:
         values: Any shape; computed in float32 whatever its type.
         amax: (1,), or (C,) for one range per channel of ``axis``.
         axis: The channel axis, or None.
-        max_level: The largest integer.
+        number_format: Of the codes.
     """
-    rounded: Tensor = _Rounding.apply(values.float(), amax, axis, max_level)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Rounding.apply(values.float(), amax, axis, number_format)  # type: ignore[no-untyped-call]
     return rounded.to(values.dtype)
 
 
-def round_to(values: Tensor, amax: Tensor, axis: int | None, max_level: int) -> Tensor:
+def round_to(values: Tensor, amax: Tensor, axis: int | None, number_format: NumberFormat) -> Tensor:
     """Does the same for float32 values, without a gradient."""
+    max_level = number_format.max_level
     scale = amax.float() / max_level
+    if number_format.kind == "float":
+        scale = along(scale, axis, values.ndim)
+        levels = (values / scale).clamp(-max_level, max_level)
+        return levels.to(_FLOAT_TYPES[number_format.onnx_type]).float() * scale
     if values.is_cpu:
         # What torch's kernel computes, bit for bit; but that is not vectorized on processors, and
         # takes four times as long as these passes.
@@ -56,17 +68,21 @@ def inside(values: Tensor, limit: Tensor) -> Tensor:
 class _Rounding(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, values: Tensor, amax: Tensor, axis: int | None, max_level: int
+        context: Any,
+        values: Tensor,
+        amax: Tensor,
+        axis: int | None,
+        number_format: NumberFormat,
     ) -> Tensor:
         # Most inputs are kept for the gradient of the ReLU that made them anyway.
         context.save_for_backward(values, amax)
-        context.axis, context.max_level = axis, max_level
-        return round_to(values, amax, axis, max_level)
+        context.axis, context.number_format = axis, number_format
+        return round_to(values, amax, axis, number_format)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         values, amax = context.saved_tensors
         # A value that rounds to the largest integer is inside.
-        limit = amax.float() * (1.0 + 0.5 / context.max_level)
+        limit = amax.float() * (1.0 + 0.5 / context.number_format.max_level)
         limit = along(limit, context.axis, values.ndim)
         return inside(values, limit).mul_(gradient), None, None, None

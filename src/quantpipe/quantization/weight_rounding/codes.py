@@ -20,14 +20,14 @@ _MARGIN = 0.25
 
 def steps(weight: Tensor, scale: TensorScale) -> Tensor:
     """Returns the distance between two integers, shaped to broadcast against ``weight``."""
-    values = torch.tensor(scale.amax, device=weight.device) / scale.max_level
+    values = torch.tensor(scale.amax, device=weight.device) / scale.number_format.max_level
     return values if scale.axis is None else values.view(-1, *[1] * (weight.dim() - 1))
 
 
 def codes_of(weight: Tensor, scale: TensorScale) -> Tensor:
     """Returns the integers that fake quantization rounds ``weight`` to, as int8 of its shape."""
     amax = torch.tensor(scale.amax, device=weight.device)
-    rounded = fake_quantize(weight.detach(), amax, scale.axis, scale.max_level)
+    rounded = fake_quantize(weight.detach(), amax, scale.axis, scale.number_format)
     return (rounded / steps(weight, scale)).round().to(torch.int8)
 
 

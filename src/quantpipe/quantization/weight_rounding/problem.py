@@ -73,7 +73,8 @@ def rounding_problem(
     assert weight is not None
     drawn = form.patches(inputs, outputs, num_positions, seed)
     amax = torch.tensor(operation.activation.amax, device=inputs.device)
-    read = fake_quantize(drawn.inputs, amax, None, operation.activation.max_level)
+    read = fake_quantize(drawn.inputs, amax, None, operation.activation.number_format)
+    limit = scale.number_format.max_level
     step = steps(weight, scale).expand_as(weight).contiguous()
     matrix_step = form.matrix(step)
     weights = form.matrix(weight.detach()) / matrix_step
@@ -85,8 +86,8 @@ def rounding_problem(
         outputs=drawn.outputs,
         bias=form.rows(offsets),
         step=matrix_step[:, 0],
-        fixed=_at_the_limit(weights, scale.max_level),
-        max_level=scale.max_level,
+        fixed=_at_the_limit(weights, limit),
+        max_level=limit,
     )
 
 

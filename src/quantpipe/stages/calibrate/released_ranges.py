@@ -13,8 +13,9 @@ from quantpipe.detector.families.implementation import Released
 from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration.weights import WEIGHT_AXIS
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation
-from quantpipe.quantization.scale_cache import FLOOR_AMAX, TensorScale, is_dead
+from quantpipe.quantization.scale_cache import TensorScale, is_dead
 
 METHOD = "checkpoint"
 _INPUT, _WEIGHT = "._input_quantizer._amax", "._weight_quantizer._amax"
@@ -95,7 +96,7 @@ def _weight_scale(
         kind="weight",
         axis=axis,
         amax=_positive(amax, name, path, channels),
-        bits=8,
+        number_format=INT8,
         method=METHOD,
     )
 
@@ -110,4 +111,4 @@ def _positive(amax: Tensor, name: str, path: Path, length: int) -> tuple[float, 
         )
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise ArtifactError(f"'{name}' has a range that is not finite or negative", path=path)
-    return tuple(FLOOR_AMAX if is_dead(value) else value for value in values.tolist())
+    return tuple(INT8.floor_amax if is_dead(value) else value for value in values.tolist())

@@ -27,6 +27,7 @@ from quantpipe.quantization.calibration.bootstrap import (
 from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_amax
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.model import require_classes, save_model, with_weights
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -39,6 +40,8 @@ from quantpipe.stages.calibrate.statistics import (
     collect_statistics,
     range_solver,
 )
+
+NUMBER_FORMAT = INT8
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -68,6 +71,7 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         weights_digest=checkpoint.weights_digest,
         data_digest=dataset.subset(chosen).fingerprint(None),
         preprocessing=trained.input.as_scalars(),
+        number_format=NUMBER_FORMAT,
     )
     fitted = fit_to_int8(
         network,
@@ -107,7 +111,13 @@ def _ranges(
             _activation_ranges(
                 config, network, operations, images, checkpoint.weights_digest, outputs, context
             ),
-            weight_scales(network, operations, config.weight_method, progress=progress),
+            weight_scales(
+                network,
+                operations,
+                config.weight_method,
+                number_format=NUMBER_FORMAT,
+                progress=progress,
+            ),
         )
     released = checkpoint.implementation.released
     if released is None:
@@ -142,6 +152,7 @@ def _activation_ranges(
             operations,
             images.batches(context.device),
             method=method,
+            number_format=NUMBER_FORMAT,
             percentile=config.percentile,
             image_names=images.names,
             progress=context.progress,
@@ -163,6 +174,7 @@ def _activation_ranges(
         images,
         statistics,
         method=method,
+        number_format=NUMBER_FORMAT,
         percentile=config.percentile,
         context=context,
     )

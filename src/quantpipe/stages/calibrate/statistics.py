@@ -29,6 +29,7 @@ from quantpipe.quantization.calibration.candidates import (
 )
 from quantpipe.quantization.calibration.collect import CalibrationMethod, Statistics, solve
 from quantpipe.quantization.calibration.statistics_file import load_statistics, save_statistics
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -173,6 +174,7 @@ def range_solver(
     statistics: Statistics,
     *,
     method: CalibrationMethod | Literal["auto"],
+    number_format: NumberFormat,
     percentile: float | None,
     context: Context,
 ) -> Callable[[NDArray[np.intp] | None], dict[str, float]]:
@@ -193,7 +195,16 @@ def range_solver(
     def by_method(drawn: NDArray[np.intp] | None) -> dict[str, float]:
         seen, progress = of(drawn)
         assert method != "auto"
-        return unify(solve(seen, method, percentile=percentile, progress=progress), groups)
+        return unify(
+            solve(
+                seen,
+                method,
+                number_format=number_format,
+                percentile=percentile,
+                progress=progress,
+            ),
+            groups,
+        )
 
     if method != "auto":
         return by_method
@@ -201,8 +212,9 @@ def range_solver(
         network,
         operations,
         groups,
-        candidate_ranges(statistics, groups),
+        candidate_ranges(statistics, groups, number_format=number_format),
         images.batches(context.device),
+        number_format=number_format,
         outputs=raw_outputs,
         error=OUTPUT_ERRORS["detections"],
         seed=context.seed,
@@ -212,7 +224,9 @@ def range_solver(
 
     def by_degradation(drawn: NDArray[np.intp] | None) -> dict[str, float]:
         labels = degradations.least(drawn)
-        candidates = candidate_ranges(of(drawn)[0], groups, only=set(labels.values()))
+        candidates = candidate_ranges(
+            of(drawn)[0], groups, number_format=number_format, only=set(labels.values())
+        )
         return chosen_ranges(candidates, labels)
 
     numbers = Counter(degradations.least().values()).most_common()

@@ -7,15 +7,15 @@ from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import operation_names
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import Model, load_model, save_model
+from quantpipe.quantization.plans.ranked import plan_from_boundary
 from quantpipe.quantization.precision_plan import (
     PrecisionPlan,
     load_plan,
-    plan_from_boundary,
 )
+from quantpipe.quantization.sensitivity.released_table import read_released_text
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     load_table,
-    read_released_text,
 )
 from quantpipe.settings.data import open_split
 from quantpipe.stages.partial_quant.accuracy import PlanAccuracy

@@ -17,11 +17,11 @@ from quantpipe.quantization.plans.latency_search import (
     search_within_drop,
     search_within_latency,
 )
+from quantpipe.quantization.plans.ranked import explained
 from quantpipe.quantization.plans.records import Measure, PlanRecords
 from quantpipe.quantization.precision_plan import (
     PlanLatency,
     PrecisionPlan,
-    explained,
     save_plan,
 )
 from quantpipe.quantization.sensitivity.table import SensitivityTable

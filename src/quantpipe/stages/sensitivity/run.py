@@ -11,10 +11,10 @@ from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import load_model
 from quantpipe.quantization.operations import find_operations
+from quantpipe.quantization.sensitivity.released_table import write_released_text
 from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     save_table,
-    write_released_text,
 )
 from quantpipe.settings.data import open_split
 from quantpipe.stages.sensitivity.config import SensitivityConfig

@@ -1,13 +1,16 @@
-"""Writing and reading the JSON artifacts of this package, refusing what is damaged or foreign."""
+"""JSON documents: written whole, read into dataclasses, refused where they are anything else."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from quantpipe.errors import ArtifactError
+from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import canonical_json, sha256_bytes, write_json
+from quantpipe.schema import NO_GROUP, NO_SUCH_SETTING, NOT_SET, build
+
+C = TypeVar("C")
 
 _DIGEST = "document_sha256"
 
@@ -61,23 +64,45 @@ def _digest(document: dict[str, Any]) -> str:
     return sha256_bytes(canonical_json(document).encode())
 
 
-def expect(document: Any, key: str, kind: type[Any]) -> Any:
-    """Returns ``document[key]`` if it is of ``kind`` (a bool is no int; an int is a float).
+_WORDS = {NOT_SET: "is missing", NO_SUCH_SETTING: "is not known", NO_GROUP: "is not an object"}
+
+
+def read_as(cls: type[C], path: Path, expected_format: str, version: int, *, hint: str) -> C:
+    """Reads a document whose other entries are the fields of a dataclass.
+
+    Args:
+        cls: Its annotations say what is in the file, as :mod:`quantpipe.schema` reads them.
+        path: The file.
+        expected_format: As :func:`read_document` takes it.
+        version: Likewise.
+        hint: What to do about a document of the right format and version that holds nonsense.
 
     Raises:
-        ArtifactError: Names the key.
+        ArtifactError: As of :func:`read_document` and :func:`record`, with the path.
     """
-    value = document.get(key) if isinstance(document, dict) else None
-    if kind is float and type(value) is int:
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ArtifactError(f"'{key}' is {_shortened(value)}, not {kind.__name__}")
-    return value
+    document = read_document(path, expected_format, version)
+    fields = {key: value for key, value in document.items() if key not in ("format", "version")}
+    try:
+        return record(cls, fields)
+    except ArtifactError as error:
+        raise ArtifactError(error.cause, path=path, hint=hint) from error
 
 
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def record(cls: type[C], values: Any) -> C:
+    """Builds a dataclass from a JSON object of its fields.
+
+    Raises:
+        ArtifactError: Names the entry (``scales[3].axis``), what it holds, and what was wanted.
+    """
+    try:
+        return build(cls, values, "")
+    except ConfigurationError as error:
+        cause = error.cause
+        for of_settings, of_entries in _WORDS.items():
+            cause = cause.replace(of_settings, of_entries)
+        entry = f"'{error.path}'" if error.path else "it"
+        joint = " " if cause in _WORDS.values() else ": "
+        raise ArtifactError(f"{entry}{joint}{cause}") from error
 
 
 def _refuse(constant: str) -> float:
