@@ -10,7 +10,8 @@ import torch
 
 from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.onnx_graph import write_graph
-from quantpipe.export.verify import Tolerance, compare, verify_against
+from quantpipe.export.tolerance import Tolerance
+from quantpipe.export.verify import compare, verify_against
 
 TIGHT = Tolerance(box_max_abs=1e-3, box_mean_abs=1e-4, score_max_abs=1e-4, score_mean_abs=1e-5)
 

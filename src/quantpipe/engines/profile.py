@@ -31,11 +31,6 @@ class OperationTimes:
     milliseconds: Mapping[str, float]
     elsewhere: float
 
-    @property
-    def total(self) -> float:
-        """Milliseconds of all layers."""
-        return sum(self.milliseconds.values()) + self.elsewhere
-
 
 def fastest_times(runs: Sequence[Sequence[LayerTime]]) -> tuple[LayerTime, ...]:
     """Returns the least time of each layer over runs that list the same layers in the same order.

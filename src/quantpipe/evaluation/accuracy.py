@@ -172,6 +172,20 @@ def score(
     return evaluator.result()
 
 
+def agreement_if_confident(
+    reference: Sequence[ImageDetections],
+    candidate: Sequence[ImageDetections],
+    class_names: Sequence[str],
+    *,
+    confidence: float = 0.3,
+) -> float | None:
+    """Returns the mAP of :func:`agreement`, None where the reference is confident of nothing."""
+    try:
+        return agreement(reference, candidate, class_names, confidence=confidence).map
+    except DataError:
+        return None
+
+
 def agreement(
     reference: Sequence[ImageDetections],
     candidate: Sequence[ImageDetections],

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.evaluation.accuracy import ImageDetections, pseudo_ground_truth
 from quantpipe.evaluation.coco_map import CocoEvaluator
-from quantpipe.quantization.sensitivity.table import Accuracy
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 # Resamples that are counted at once: bounds the memory, some tens of MiB.
@@ -25,6 +24,13 @@ _CHUNK = 32
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+class AveragePrecision(NamedTuple):
+    """A fraction of one: at IoU 0.50, and the mean over 0.50:0.95."""
+
+    map50: float
+    map: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class MatchedDetections:
     num_images: int
     _classes: tuple[_Class, ...]
 
-    def average_precision(self, multiplicity: Counts | None = None) -> Accuracy:
+    def average_precision(self, multiplicity: Counts | None = None) -> AveragePrecision:
         """Returns mAP50 and mAP 50:95 as COCO defines them.
 
         Args:
@@ -67,7 +73,7 @@ class MatchedDetections:
         once = np.ones(self.num_images, dtype=np.int64)
         times = once if multiplicity is None else multiplicity
         by_threshold = self._by_threshold(times[None])[0]
-        return Accuracy(map50=float(by_threshold[0]), map=float(by_threshold.mean()))
+        return AveragePrecision(map50=float(by_threshold[0]), map=float(by_threshold.mean()))
 
     def resampled(self, multiplicities: Counts) -> Floats:
         """Returns mAP 50:95 of every resample, (R,), from (R, images) multiplicities."""

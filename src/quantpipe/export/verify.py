@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.nms import with_standard_nms
 from quantpipe.export.onnx_graph import read_graph, serialized
+from quantpipe.export.tolerance import Tolerance
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_file import num_detected_classes
 
@@ -38,23 +39,6 @@ class Parity:
 
     max_abs: float
     mean_abs: float
-    box_max_abs: float
-    box_mean_abs: float
-    score_max_abs: float
-    score_mean_abs: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """The largest differences that pass: of boxes in pixels, of scores as they are.
-
-    Limits of boxes hold for boxes within the image; where a network predicts boxes n times as
-    large as the image, they are n times as wide.
-
-    A quantized graph rounds a value that lies between two codes either way, so a single one may be
-    off by a step; the mean tells whether scales agree.
-    """
-
     box_max_abs: float
     box_mean_abs: float
     score_max_abs: float

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,23 +39,6 @@ _SHARING = {
     _ATEN.index_select,
     _ATEN.repeat,
 }
-
-
-class _Classes:
-    """Disjoint sets of numbers."""
-
-    def __init__(self) -> None:
-        self._parents: dict[int, int] = {}
-
-    def root(self, number: int) -> int:
-        while (parent := self._parents.setdefault(number, number)) != number:
-            number = parent
-        return number
-
-    def join(self, numbers: Sequence[int]) -> None:
-        first = self.root(numbers[0])
-        for number in numbers[1:]:
-            self._parents[self.root(number)] = first
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -97,22 +81,27 @@ def concat_groups(network: nn.Module, example: Tensor) -> tuple[frozenset[str], 
         example: One small image, (1, 3, H, W).
     """
     assert not network.training
-    names, classes = StorageNames(), _Classes()
+    names, classes = StorageNames(), DisjointSet()
     readers: dict[str, int] = {}
+
+    def join(numbers: Sequence[int]) -> None:
+        for number in numbers:
+            classes.add(number)
+            classes.merge(numbers[0], number)
 
     def read(name: str, value: Tensor) -> None:
         number = names.storage(value)
-        classes.join([readers.setdefault(name, number), number])
+        join([readers.setdefault(name, number), number])
 
     def link(tensors: list[Tensor]) -> None:
         if tensors:
-            classes.join([names.storage(tensor) for tensor in tensors])
+            join([names.storage(tensor) for tensor in tensors])
 
     with watch_inputs(network, read), torch.no_grad(), _SharingTrace(link):
         network(example)
     groups: dict[int, list[str]] = {}
     for name, number in readers.items():
-        groups.setdefault(classes.root(number), []).append(name)
+        groups.setdefault(classes[number], []).append(name)
     return tuple(frozenset(group) for group in groups.values() if len(group) > 1)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from quantpipe.errors import DataError, NumericalError
 
@@ -112,13 +113,7 @@ def reliability(degradation: Degradation, *, seed: int) -> float | None:
 
 def spearman(first: Floats, second: Floats) -> float:
     """Returns Spearman's rank correlation; ties share their mean rank, a constant gives 0."""
-    ranks = np.stack([_ranks(first), _ranks(second)])
+    ranks = rankdata(np.stack([first, second]), axis=1)
     centered = ranks - ranks.mean(axis=1, keepdims=True)
     norm = math.sqrt(float((centered[0] ** 2).sum() * (centered[1] ** 2).sum()))
     return float(centered[0] @ centered[1]) / norm if norm > 0 else 0.0
-
-
-def _ranks(values: Floats) -> Floats:
-    _, place, times = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(times) - (times + 1) / 2)[place]
-    return ranks

@@ -36,6 +36,20 @@ Outputs = Callable[[nn.Module, B], Sequence[Tensor]]
 _VALUE = "value"
 
 
+class Precision(Protocol):
+    """Average precision as a fraction of one."""
+
+    @property
+    def map50(self) -> float:
+        """At IoU 0.50."""
+        ...
+
+    @property
+    def map(self) -> float:
+        """The mean over IoU 0.50:0.95."""
+        ...
+
+
 class Matched(Protocol):
     """Detections on N images, matched to what is there."""
 
@@ -44,7 +58,7 @@ class Matched(Protocol):
         """N."""
         ...
 
-    def average_precision(self) -> Accuracy:
+    def average_precision(self) -> Precision:
         """Returns the average precision on all images."""
         ...
 
@@ -164,7 +178,8 @@ def _reduced(values: Tensor) -> Mapping[str, Floats]:
     return {_VALUE: values.double().cpu().numpy()}
 
 
-def _checked(name: str, accuracy: Accuracy) -> Accuracy:
+def _checked(name: str, precision: Precision) -> Accuracy:
+    accuracy = Accuracy(map50=precision.map50, map=precision.map)
     if not all(math.isfinite(value) for value in accuracy):
         raise NumericalError(f"the network with '{name}' switched scores {tuple(accuracy)}")
     return accuracy

@@ -134,12 +134,6 @@ class FakeQuantized(nn.Module):
             return self.bias
         return self.bias + correction
 
-    def weight_amax(self) -> Tensor:
-        """Returns the weight ranges in use, (C_out,) or (1,)."""
-        assert self.weight is not None
-        assert self._weight_range is not None
-        return self._weight_range.amax(self.weight)
-
     def published_scales(self) -> list[TensorScale]:
         """The ranges of this moment, to deploy with."""
         found = [self.input_range.published(self.activation, None)]

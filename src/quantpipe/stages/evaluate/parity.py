@@ -24,7 +24,7 @@ from quantpipe.errors import ArtifactError, DataError
 from quantpipe.evaluation.accuracy import (
     ImageDetections,
     Suppression,
-    agreement,
+    agreement_if_confident,
     detect,
     score,
 )
@@ -117,7 +117,9 @@ def measure_parity(
     )
     if variant.detects:
         reference = [_as_many(image, both.num_rows) for image in reference]
-    agreed = _agreement(reference, mine, few.class_names, _confident(mine, variant.detects))
+    agreed = agreement_if_confident(
+        reference, mine, few.class_names, confidence=_confident(mine, variant.detects)
+    )
     return MeasuredParity(
         reference="float" if loaded.scales is None else "fake-quantized",
         num_images=len(few.images),
@@ -206,18 +208,6 @@ class _Both:
             box_extent=self.box_extent,
             agreement=agreed,
         )
-
-
-def _agreement(
-    reference: Sequence[ImageDetections],
-    candidate: Sequence[ImageDetections],
-    class_names: Sequence[str],
-    confidence: float,
-) -> float | None:
-    try:
-        return agreement(reference, candidate, class_names, confidence=confidence).map
-    except DataError:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.engines.registry import engine_spec, require_calibration_cache
 from quantpipe.errors import ConfigurationError
+from quantpipe.export.tolerance import Tolerance
 from quantpipe.schema import Between, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import DataSettings, check_data, data_content
 from quantpipe.settings.engine import EngineName, Opset, resolved_opset
@@ -21,16 +22,6 @@ _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Largest differences of boxes (pixels) and scores that pass."""
-
-    box_max_abs: Positive
-    box_mean_abs: Positive
-    score_max_abs: Positive
-    score_mean_abs: Positive
-
-
-@dataclass(frozen=True, kw_only=True)
 class ToleranceSettings:
     """Limits by the arithmetic of the graph.
 
@@ -38,8 +29,8 @@ class ToleranceSettings:
     the fake-quantized network is.
     """
 
-    fp32: Limits
-    half: Limits
+    fp32: Tolerance
+    half: Tolerance
     int8_limit: Positive
 
 

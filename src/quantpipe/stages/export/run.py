@@ -19,7 +19,7 @@ from quantpipe.evaluation.network import predictor
 from quantpipe.export.engine_graph import engine_graph
 from quantpipe.export.nms import NmsSettings
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
-from quantpipe.export.verify import Tolerance, verify_against, verify_quantized
+from quantpipe.export.verify import verify_against, verify_quantized
 from quantpipe.quantization.model import Model, deployed, load_model, without_ranges
 from quantpipe.quantization.model_files import CALIBRATION_CACHE
 from quantpipe.quantization.precision_plan import PrecisionPlan
@@ -111,7 +111,7 @@ def _verify(config: ExportConfig, path: Path, model: Model, images: Any) -> Any:
     reference = predictor(model.network, "cpu")
     if model.scales is None:
         limits = config.tolerance.half if config.half else config.tolerance.fp32
-        return verify_against(reference, path, images, Tolerance(**vars(limits)))
+        return verify_against(reference, path, images, limits)
     return verify_quantized(
         predictor(model.quantized, "cpu"),
         reference,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +13,7 @@ from torch import nn
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.errors import DataError
-from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement
+from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement_if_confident
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import (
@@ -65,7 +63,7 @@ class PlanAccuracy:
             drop=gained.value,
             low=gained.low,
             high=gained.high,
-            agreement=_agreement(reference, found, self.dataset.class_names),
+            agreement=agreement_if_confident(reference, found, self.dataset.class_names),
         )
 
     def seconds(self) -> float:
@@ -110,14 +108,3 @@ class PlanAccuracy:
             return predict(images)
 
         return predict_unless_stopped
-
-
-def _agreement(
-    reference: Sequence[ImageDetections],
-    found: Sequence[ImageDetections],
-    class_names: Sequence[str],
-) -> float | None:
-    try:
-        return agreement(reference, found, class_names).map
-    except DataError:  # the float network is confident of nothing
-        return None

@@ -27,7 +27,6 @@ __all__ = [
     "build_detector",
     "detector_from_tensors",
     "fold_batch_norm",
-    "num_parameters",
     "uninitialized_detector",
 ]
 
@@ -132,8 +131,3 @@ def fold_batch_norm(detector: Detector) -> Detector:
     if detector.form == "deploy":
         return copy.deepcopy(detector).eval()
     return detector_from_tensors(detector.architecture, "deploy", folded_tensors(detector))
-
-
-def num_parameters(detector: nn.Module) -> int:
-    """Returns the number of values in all parameters (buffers are not counted)."""
-    return sum(parameter.numel() for parameter in detector.parameters())
