@@ -152,7 +152,6 @@ def _write_progress(folder: Path) -> None:
     import torch
 
     from quantpipe.quantization.records import SavedRecords
-    from quantpipe.quantization.weight_rounding.records import CodeRecords
     from quantpipe.training.saved_state import Counters, write_state
 
     for step in (10, 20):
@@ -161,8 +160,9 @@ def _write_progress(folder: Path) -> None:
         write_state(folder / "training", counters, tensors)
     records = SavedRecords(folder=folder / "records", identity="i" * 64)
     records.write("backbone.stem", {"score": np.arange(8.0), "count": np.array(3)})
-    CodeRecords(folder=folder / "codes", identity="i" * 64).write(
-        "backbone.stem", torch.arange(-64, 64).to(torch.int8).reshape(8, 16)
+    codes = np.arange(-64, 64, dtype=np.int8).reshape(8, 16)
+    SavedRecords(folder=folder / "codes", identity="i" * 64).write(
+        "backbone.stem", {"codes": codes}
     )
     images = folder / "data" / "images"
     images.mkdir(parents=True)

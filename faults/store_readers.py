@@ -113,17 +113,8 @@ def _shown(value: Any) -> str:
 
 def _records() -> dict[str, Read]:
     """Saved progress: a damaged record is as good as none."""
-    import torch
-
     from quantpipe.quantization.records import SavedRecords
-    from quantpipe.quantization.weight_rounding.records import CodeRecords
     from quantpipe.training.saved_state import newest_state
-
-    like = torch.zeros(8, 16, dtype=torch.int8)
-
-    def codes(folder: Path) -> Any:
-        found = CodeRecords(folder=folder, identity="i" * 64).read("backbone.stem", like)
-        return None if found is None else found.tolist()
 
     def records(folder: Path) -> Any:
         found = SavedRecords(folder=folder, identity="i" * 64).read("backbone.stem")
@@ -133,7 +124,7 @@ def _records() -> dict[str, Read]:
         found = newest_state(folder, lambda _: None)
         return None if found is None else (found[0], {k: t.tolist() for k, t in found[1].items()})
 
-    return {"codes": codes, "records": records, "training": state}
+    return {"codes": records, "records": records, "training": state}
 
 
 def _try_record(folder: Path, read: Read, chance: random.Random, number: int, tally: Tally) -> None:

@@ -13,7 +13,7 @@ from quantpipe.quantization.plans.boundary import (
     most_measurements,
     search_boundary,
 )
-from quantpipe.quantization.plans.records import PlanRecords
+from quantpipe.quantization.plans.records import plan_records, remembering
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity.table import SensitivityRow, SensitivityTable, sorted_table
@@ -142,7 +142,7 @@ def _unused(plan: PrecisionPlan) -> PlanPoint:
 def test_a_search_that_was_stopped_measures_nothing_twice(
     scales: ScaleCache, tmp_path: Path
 ) -> None:
-    records = PlanRecords(folder=tmp_path, scales=scales)
+    records = plan_records(tmp_path, scales)
     curve = Curve(monotone(59, 1))
 
     class Stopped(Exception):
@@ -157,8 +157,8 @@ def test_a_search_that_was_stopped_measures_nothing_twice(
         return measure
 
     def search(measure: Callable[[PrecisionPlan], PlanPoint]) -> object:
-        remembering = records.remembering(measure)
-        return search_boundary(ranking(59), remembering, max_drop=0.005, accept_inconclusive=False)
+        asked = remembering(measure, records)
+        return search_boundary(ranking(59), asked, max_drop=0.005, accept_inconclusive=False)
 
     with pytest.raises(Stopped):
         search(stops_after(3))

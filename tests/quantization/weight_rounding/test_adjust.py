@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from tests.exported_network import ranges
@@ -15,13 +16,13 @@ from quantpipe.errors import DataError, Interrupted, NumericalError
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.weights import channel_amax
 from quantpipe.quantization.number_format import INT8
+from quantpipe.quantization.records import SavedRecords
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.simulation.network import quantize, quantized_operations
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
 from quantpipe.quantization.weight_rounding.codes import codes_of
 from quantpipe.quantization.weight_rounding.hessian import hessian_rounding
 from quantpipe.quantization.weight_rounding.problem import RoundingProblem
-from quantpipe.quantization.weight_rounding.records import CodeRecords
 
 if TYPE_CHECKING:
     from tests.quantization.conftest import SmallNetwork
@@ -49,7 +50,7 @@ def choice(folder: Path, solve: Any = None, identity: str = "a") -> RoundingChoi
     return RoundingChoice(
         solve=solve or Solver(),
         num_positions=1000,
-        records=CodeRecords(folder=folder, identity=identity),
+        records=SavedRecords(folder=folder, identity=identity),
         seed=0,
     )
 
@@ -145,6 +146,18 @@ def test_corrections_alone_leave_the_float_network_as_it_is(
         assert switched_off(images).equal(network(images))
 
 
+@pytest.mark.parametrize("kept", [np.zeros(3, np.int8), np.zeros((8, 3, 3, 3), np.int16)])
+def test_records_that_do_not_fit_are_none(
+    network: SmallNetwork, scales: ScaleCache, images: Tensor, tmp_path: Path, kept: Any
+) -> None:
+    rounding, odd = choice(tmp_path / "none"), choice(tmp_path / "odd")
+    name = CALLED_ONCE[0]
+    odd.records.write(name, {"codes": kept})
+    done = [adjust(network, scales, images, each).network for each in (rounding, odd)]
+    first, second = (each.get_parameter(f"{name}.weight") for each in done)
+    assert first.equal(second)
+
+
 def test_chosen_integers_are_those_of_ordinary_rounding(
     network: SmallNetwork, scales: ScaleCache, images: Tensor, tmp_path: Path
 ) -> None:
@@ -156,8 +169,9 @@ def test_chosen_integers_are_those_of_ordinary_rounding(
             done.network.get_parameter(f"{name}.weight"),
             scales.scales[f"{name}.weight"],
         )
-        chosen = rounding.records.read(name, weight)
-        assert chosen is not None
+        kept = rounding.records.read(name)
+        assert kept is not None
+        chosen = torch.from_numpy(kept["codes"])
         assert codes_of(weight, scale).equal(chosen)
         before = network.get_parameter(f"{name}.weight")
         other = codes_of(before, scale) != chosen

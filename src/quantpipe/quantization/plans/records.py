@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from quantpipe.documents import read_document, record
-from quantpipe.errors import ArtifactError
-from quantpipe.files import canonical_json, sha256_bytes, write_json
-from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
-from quantpipe.quantization.scale_cache import ScaleCache
+import numpy as np
 
-_FORMAT = "quantpipe-plan-record"
-_VERSION = 1
+from quantpipe.documents import record
+from quantpipe.errors import ArtifactError
+from quantpipe.files import canonical_json, sha256_bytes
+from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
+from quantpipe.quantization.records import SavedRecords
+from quantpipe.quantization.scale_cache import ScaleCache
 
 Measure = Callable[[PrecisionPlan], PlanPoint]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanRecords:
-    """One small file for each plan that was measured; damaged ones are measured again.
+def plan_records(folder: Path, scales: ScaleCache) -> SavedRecords:
+    """Returns the records of plans of the network that ``scales`` belong to."""
+    identity = sha256_bytes(canonical_json(scales.to_document()).encode())
+    return SavedRecords(folder=folder, identity=identity)
 
-    Attributes:
-        folder: Where they are kept.
-        scales: Of the network; records of others are not read.
-    """
 
-    folder: Path
-    scales: ScaleCache
+def remembering(measure: Measure, records: SavedRecords) -> Measure:
+    """Returns ``measure`` with an answer kept for every plan."""
 
-    def remembering(self, measure: Measure) -> Measure:
-        """Returns ``measure`` with an answer kept for every plan."""
+    def measured(plan: PrecisionPlan) -> PlanPoint:
+        name = _name(plan)
+        known = _read(records, name)
+        if known is None:
+            known = measure(plan)
+            found = {key: value for key, value in asdict(known).items() if value is not None}
+            records.write(name, {key: np.array(value) for key, value in found.items()})
+        return known
 
-        def measured(plan: PrecisionPlan) -> PlanPoint:
-            known = self.read(plan)
-            if known is None:
-                known = measure(plan)
-                self._write(plan, known)
-            return known
+    return measured
 
-        return measured
 
-    def read(self, plan: PrecisionPlan) -> PlanPoint | None:
-        """Returns what was measured of a plan before, if anything."""
-        path = self._path(plan)
-        if not path.exists():
-            return None
-        try:
-            document = read_document(path, _FORMAT, _VERSION)
-            point = record(PlanPoint, document.get("point"))
-            whole = document.get("sha256") == self._digest(plan, asdict(point))
-            return point if whole else None
-        except ArtifactError:
-            return None
+def _read(records: SavedRecords, name: str) -> PlanPoint | None:
+    found = records.read(name)
+    if found is None:
+        return None
+    try:
+        values = {key: array.item() for key, array in found.items()}
+        return record(PlanPoint, {"agreement": None} | values)
+    except (ArtifactError, ValueError):  # an array of several values
+        return None
 
-    def _write(self, plan: PrecisionPlan, point: PlanPoint) -> None:
-        fields = asdict(point)
-        document = {"format": _FORMAT, "version": _VERSION, "point": fields}
-        write_json(self._path(plan), {**document, "sha256": self._digest(plan, fields)})
 
-    def _digest(self, plan: PrecisionPlan, fields: dict[str, object]) -> str:
-        return sha256_bytes(json.dumps([self._name(plan), fields], sort_keys=True).encode())
-
-    def _name(self, plan: PrecisionPlan) -> str:
-        operations = sorted(plan.float_operations)
-        named = {"scales": self.scales.to_document(), "float": operations}
-        return sha256_bytes(canonical_json(named).encode())
-
-    def _path(self, plan: PrecisionPlan) -> Path:
-        return self.folder / f"{self._name(plan)}.json"
+def _name(plan: PrecisionPlan) -> str:
+    """A plan is known by its float operations, whatever their order and the reason."""
+    return sha256_bytes(canonical_json({"float": sorted(plan.float_operations)}).encode())

@@ -17,19 +17,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantpipe.errors import DataError, NumericalError
 from quantpipe.progress import Progress, stop_if_asked
+from quantpipe.quantization.records import SavedRecords
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import FakeQuantized, quantize, quantized_operations
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
 from quantpipe.quantization.weight_rounding.matrix_form import matrix_form
 from quantpipe.quantization.weight_rounding.problem import Rounding, rounding_problem
-from quantpipe.quantization.weight_rounding.records import CodeRecords
 
 Network = TypeVar("Network", bound=nn.Module)
+
+_CODES = "codes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class RoundingChoice:
 
     solve: Rounding
     num_positions: int
-    records: CodeRecords
+    records: SavedRecords
     seed: int
 
 
@@ -192,7 +195,7 @@ class _Visit:
         form = matrix_form(pair.exact)
         if weight is None or scale is None or form is None:
             return 0
-        codes = choice.records.read(pair.name, weight)
+        codes = _recorded_codes(choice.records, pair.name, weight)
         if codes is None:
             problem = rounding_problem(
                 pair.operation,
@@ -203,10 +206,18 @@ class _Visit:
                 seed=choice.seed + len(self.done),
             )
             codes = form.weight(choice.solve(problem)).to(torch.int8)
-            choice.records.write(pair.name, codes)
+            choice.records.write(pair.name, {_CODES: codes.cpu().numpy()})
         moved = int((codes_of(weight, scale) != codes).sum())
         weight.copy_(weight_with_codes(weight, codes, scale))
         return moved
+
+
+def _recorded_codes(records: SavedRecords, name: str, weight: Tensor) -> Tensor | None:
+    """Integers that were chosen before, on the device of ``weight``; None where none fit it."""
+    codes = (records.read(name) or {}).get(_CODES)
+    if codes is None or codes.dtype != np.int8 or codes.shape != tuple(weight.shape):
+        return None
+    return torch.from_numpy(codes).to(weight.device)
 
 
 def _mean_difference(name: str, given: Tensor, expected: Tensor) -> tuple[Tensor, float]:

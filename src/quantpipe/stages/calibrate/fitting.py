@@ -15,11 +15,11 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.files import canonical_json, sha256_bytes
+from quantpipe.quantization.records import SavedRecords
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
 from quantpipe.quantization.weight_rounding.hessian import hessian_rounding
 from quantpipe.quantization.weight_rounding.problem import Rounding
-from quantpipe.quantization.weight_rounding.records import CodeRecords
 from quantpipe.stages.calibrate.config import AdjustmentSettings, WeightRounding
 
 
@@ -94,7 +94,7 @@ def _choice(
     solve = solvers[method]
     if solve is None:
         return None
-    records = CodeRecords(
+    records = SavedRecords(
         folder=context.progress_folder / "codes",
         identity=sha256_bytes(canonical_json(named).encode()),
     )

@@ -18,7 +18,7 @@ from quantpipe.quantization.plans.latency_search import (
     search_within_latency,
 )
 from quantpipe.quantization.plans.ranked import explained
-from quantpipe.quantization.plans.records import Measure, PlanRecords
+from quantpipe.quantization.plans.records import Measure, plan_records, remembering
 from quantpipe.quantization.precision_plan import (
     PlanLatency,
     PrecisionPlan,
@@ -77,9 +77,9 @@ def search_plan(
     """
     context = accuracy.context
     assert accuracy.loaded.scales is not None
-    records = PlanRecords(folder=context.progress_folder / "plans", scales=accuracy.loaded.scales)
+    records = plan_records(context.progress_folder / "plans", accuracy.loaded.scales)
     _announce(table, accuracy, timer)
-    found = _found(table, budget, records.remembering(accuracy.measure), timer)
+    found = _found(table, budget, remembering(accuracy.measure, records), timer)
     plan = _explained(found.plan, table, timer)
     _show(plan, context)
     if not found.meets:
