@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantpipe.detector.families.implementation import DetectorNetwork, RawPrediction
 from quantpipe.detector.families.yolov6.anchors import anchor_points
