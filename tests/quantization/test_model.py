@@ -30,6 +30,7 @@ from quantpipe.quantization.model import (
     without_ranges,
 )
 from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
+from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan, save_plan
 from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache, save_scales
@@ -79,12 +80,13 @@ def ranges(
     operations = find_operations(network, pixels)
     found = collect(network, operations, [pixels], progress=Silent())
     return build_scale_cache(
-        solve(found, "max", progress=Silent()),
-        weight_scales(network, operations, "max", progress=Silent()),
+        solve(found, "max", progress=Silent(), number_format=INT8),
+        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest=checkpoint.weights_digest,
         data_digest="d" * 64,
         preprocessing={"image_size": 32},
+        number_format=INT8,
     )
 
 
