@@ -8,7 +8,7 @@ from quantpipe.stages.calibrate.config import CalibrateConfig, check, content
 
 STAGE = Stage(
     name="calibrate",
-    version=3,
+    version=4,
     config_type=CalibrateConfig,
     inputs={"model": takes(MODEL)},
     outputs={"model": Output(kind=MODEL), "ranges": Output(kind=RANGES, required=False)},
