@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,9 @@ class ShapeObject:
     area: float
 
 
+Scene = tuple[NDArray[np.uint8], list[ShapeObject]]  # an RGB picture and what is in it
+
+
 def generate_shapes(
     folder: Path,
     *,
@@ -74,20 +78,12 @@ def generate_shapes(
     assert 0.0 <= difficulty <= 1.0, difficulty
     documents = {}
     for part, (split, number) in enumerate(zip(_SPLITS, (num_train, num_val), strict=True)):
-        (folder / split).mkdir(parents=True, exist_ok=True)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in progress.track(range(number), f"draw {split} images", total=number):
-            rng = np.random.default_rng((seed, part, index))
-            picture, objects = draw_scene(image_size, num_classes, difficulty, rng)
-            name = f"{index:06d}.jpg"
-            (folder / split / name).write_bytes(_encode(picture))
-            images.append(
-                {"id": index + 1, "file_name": name, "width": image_size, "height": image_size}
-            )
-            for drawn in objects:
-                annotations.append(_annotation(len(annotations) + 1, index + 1, drawn))
-        documents[split] = {"images": images, "annotations": annotations}
+        numbers = progress.track(range(number), f"draw {split} images", total=number)
+        scenes = (
+            draw_scene(image_size, num_classes, difficulty, np.random.default_rng((seed, part, n)))
+            for n in numbers
+        )
+        documents[split] = _write_images(folder / split, scenes)
     categories = [{"id": i, "name": name} for i, name in enumerate(KINDS[:num_classes], start=1)]
     for split, document in documents.items():
         info = {"description": f"generated shapes, version {SHAPES_VERSION}, {split}"}
@@ -96,9 +92,22 @@ def generate_shapes(
         write_atomic(path, json.dumps(content).encode())
 
 
-def draw_scene(
-    size: int, num_classes: int, difficulty: float, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], list[ShapeObject]]:
+def _write_images(folder: Path, scenes: Iterable[Scene]) -> dict[str, Any]:
+    """Writes pictures in their order; returns their part of a COCO document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (picture, objects) in enumerate(scenes, start=1):
+        name = f"{image_id - 1:06d}.jpg"
+        (folder / name).write_bytes(_encode(picture))
+        height, width = picture.shape[:2]
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for drawn in objects:
+            annotations.append(_annotation(len(annotations) + 1, image_id, drawn))
+    return {"images": images, "annotations": annotations}
+
+
+def draw_scene(size: int, num_classes: int, difficulty: float, rng: np.random.Generator) -> Scene:
     """Draws one square RGB picture (size, size, 3) and says what is in it.
 
     A shape is placed so that it hides at most about half of any other.

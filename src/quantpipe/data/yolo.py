@@ -1,4 +1,10 @@
-"""YOLO detection data sets: one text file of normalized boxes beside each image."""
+"""YOLO detection data sets: one text file of normalized boxes beside each image.
+
+Layouts: the paths of a ``data.yaml`` in the root (a folder, a list of folders, or a text file of
+image names), ``images/<split>`` with ``labels/<split>``, or ``<split>/images`` with
+``<split>/labels``. A line is ``class x y width height`` or a ``class x1 y1 x2 y2 ...`` outline,
+both normalized by the upright image.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +43,7 @@ def read_yolo(
     strict: bool,
     allow_unlabelled: bool,
 ) -> DetectionDataset:
-    """Reads and checks a split of a YOLO data set.
-
-    Layouts: the paths of a ``data.yaml`` in ``root`` (a folder, a list of folders, or a text file
-    of image names), ``images/<split>`` with ``labels/<split>``, or ``<split>/images`` with
-    ``<split>/labels``. A line is ``class x y width height`` or a ``class x1 y1 x2 y2 ...``
-    outline, both normalized by the upright image.
+    """Reads and checks a split of a YOLO data set, laid out as the module says.
 
     Args:
         root: The folder of the data set; no file outside it is opened.
@@ -62,14 +63,8 @@ def read_yolo(
     description = _read_description(root)
     names = _class_names(class_names, description, root)
     findings = Findings(root, strict=strict, max_bad_images=max_bad_images)
-    records: list[ImageRecord] = []
-    for image_id, (path, name) in enumerate(_find_images(root, split, description), start=1):
-        found = _read_labels(
-            _label_path(name, root), len(names), findings, allow_missing=allow_unlabelled
-        )
-        record = _record(image_id, path, name, found, findings)
-        if record is not None:
-            records.append(record)
+    images = _find_images(root, split, description)
+    records = _read_images(root, images, len(names), findings, allow_unlabelled=allow_unlabelled)
     counts = count_contents(records)
     findings.finish(counts["images"], counts["boxes"])
     return DetectionDataset(
@@ -160,6 +155,25 @@ def _names_at(root: Path, place: object, description: dict[str, Any]) -> list[st
     except (OSError, ValueError) as error:
         raise DataError(f"no folder or list of images ({error})", path=path) from error
     return [line.strip().removeprefix("./") for line in lines if line.strip()]
+
+
+def _read_images(
+    root: Path,
+    images: Sequence[tuple[Path, str]],
+    num_classes: int,
+    findings: Findings,
+    *,
+    allow_unlabelled: bool,
+) -> list[ImageRecord]:
+    """Returns a record of each image that can be read; its id is its place, from 1."""
+    records = []
+    for image_id, (path, name) in enumerate(images, start=1):
+        labels = _label_path(name, root)
+        found = _read_labels(labels, num_classes, findings, allow_missing=allow_unlabelled)
+        record = _record(image_id, path, name, found, findings)
+        if record is not None:
+            records.append(record)
+    return records
 
 
 def _label_path(name: str, root: Path) -> Path:
