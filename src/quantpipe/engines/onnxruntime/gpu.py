@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,6 +48,7 @@ from quantpipe.engines.onnxruntime.spec import (
     GpuSettings,
     TensorRtProviderSettings,
 )
+from quantpipe.engines.onnxruntime.written_graph import folder_beside, require_room
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_source import read_onnx_source
@@ -101,19 +101,22 @@ class GpuBackend:
         Raises:
             ArtifactError: ONNX Runtime cannot read it.
             MachineError: The provider does not start here.
+            OSError: The disk takes no graph of its size.
         """
         source = read_onnx_source(
             onnx_path, image_size=settings.image_size, batch_sizes=settings.engine.batch_sizes
         )
         job = _job(settings, source.input_name, _workspace(settings.engine))
-        with TemporaryDirectory() as folder:
-            context = Path(folder) / _BLOB
+        with folder_beside(engine_path) as folder:
+            context = folder / _BLOB
             wanted = context if self.provider.compiles else None
             try:
                 open_session(
                     self.ort, self.plugin, self.provider, source.content, job, context_path=wanted
                 )
             except failures(self.ort) as error:
+                if wanted is not None:
+                    require_room(wanted, source.content)
                 raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
             blob = context.read_bytes() if context.exists() else source.content
         header = EngineHeader(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from quantpipe.engines.contract import Images, LayerTime
 from quantpipe.engines.profile import fastest_times
+from quantpipe.errors import MachineError
 
 ERRORS_ONLY = 3
 """Severity of the library's log."""
@@ -50,8 +51,20 @@ def kernel_events(opened: Opening, input_name: str, images: Images, num_runs: in
         session = opened(profile_prefix=str(Path(folder) / "profile"))
         for _ in range(num_runs):
             session.run(None, {input_name: images})
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        events = _read(Path(session.end_profiling()))
     return [e for e in events if e.get("cat") == "Node" and str(e["name"]).endswith(_KERNEL)]
+
+
+def _read(profile: Path) -> list[Event]:
+    try:
+        events: list[Event] = json.loads(profile.read_bytes())
+    except ValueError as error:  # it is not told that the disk was full
+        raise MachineError(
+            "the times that ONNX Runtime wrote are cut short",
+            path=profile.parent,
+            hint="make room there, or set TMPDIR to another folder",
+        ) from error
+    return events
 
 
 def kernel_name(event: Event) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 import onnxruntime as ort
@@ -32,6 +31,7 @@ from quantpipe.engines.engine_file import (
 )
 from quantpipe.engines.onnxruntime.kernels import ERRORS_ONLY, failures, kernel_times
 from quantpipe.engines.onnxruntime.spec import PROCESSOR, ProcessorSettings
+from quantpipe.engines.onnxruntime.written_graph import folder_beside, require_room
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_file import require_opset
@@ -62,12 +62,13 @@ def build(
 
     Raises:
         ArtifactError: ONNX Runtime cannot read it.
+        OSError: The disk takes no graph of its size.
     """
     source = read_onnx_source(
         onnx_path, image_size=settings.image_size, batch_sizes=settings.engine.batch_sizes
     )
-    with TemporaryDirectory() as folder:
-        optimized = Path(folder) / _BLOB
+    with folder_beside(engine_path) as folder:
+        optimized = folder / _BLOB
         options = _options(settings.engine)
         options.optimized_model_filepath = str(optimized)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -75,6 +76,7 @@ def build(
             ort.InferenceSession(source.content, options, providers=_PROVIDERS)
         except _FAILURES as error:
             _require_known_opset(onnx_path, source, str(error))
+            require_room(optimized, source.content)
             raise ArtifactError(f"ONNX Runtime: {error}", path=onnx_path) from error
         blob = optimized.read_bytes()
     header = EngineHeader(

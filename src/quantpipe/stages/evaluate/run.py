@@ -155,7 +155,7 @@ def _diverged_at(
                 int8_limit=config.parity.int8_limit,
                 folder=Path(folder),
             )
-    except QuantpipeError as error:  # that the engine differs is what has to be told
+    except (QuantpipeError, OSError) as error:  # that the engine differs is what has to be told
         context.progress.note(f"{context.step}: it could not be found: {error}")
         return None
 
