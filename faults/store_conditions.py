@@ -20,8 +20,8 @@ from faults.store_processes import Ended, exit_code, forked, in_child, scratch
 from faults.store_world import Told, World, contents, leftovers, results
 from faults.tally import Tally
 
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.maintenance import prune
-from quantpipe.core.runner import attribute_errors
 from quantpipe.errors import BusyError, MachineError, QuantpipeError
 
 _STEPS = 4

@@ -13,9 +13,9 @@ from typing import Any
 from faults.store_processes import exit_code, forked
 from faults.store_world import World, age, entry_files, save, states, whole_entries
 
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.entry import Built, key_of
 from quantpipe.core.maintenance import prune
-from quantpipe.core.runner import attribute_errors
 from quantpipe.files import remove_leftovers, write_atomic
 
 _DAY = 86_400.0

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from faults.text_steps import TextConfig, append, stage, step
 
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.entry import Built, key_of
 from quantpipe.core.pipeline import Pipeline, Step
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.runner import Runner, StepRecord, attribute_errors, run_pipeline
+from quantpipe.core.runner import Runner, StepRecord, run_pipeline
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.files import remove_leftovers, sha256_bytes, sha256_file, write_atomic
 from quantpipe.progress import Silent

@@ -328,3 +328,22 @@ def test_an_input_of_no_former_release_is_refused_with_the_nearest() -> None:
     assert line == (
         "qat_distill.inputs.techer: stage qat_distill has no such input; did you mean 'teacher'?"
     )
+
+
+def test_a_step_may_fail_where_every_variant_that_it_is_for_may() -> None:
+    """The graph of half is that of fp32 too, which must not be missing."""
+    optional = {name for name, step in steps_of("engine=openvino").items() if step.optional}
+    assert "build_engine.half" in optional
+    assert "build_engine.fp32" not in optional
+    assert "export.fp32" not in optional
+    assert not optional & {"train_repopt", "calibrate", "evaluate"}
+    assert "build_engine.half" not in {
+        name for name, step in steps_of("variants.half.optional=false").items() if step.optional
+    }
+
+
+def test_each_variant_knows_its_last_step() -> None:
+    variants = run_of("engine=openvino").variants
+    assert variants["half"].step == "build_engine.half"
+    assert variants["half"].precision == "half"
+    assert set(variants) == {"fp32", "half", "ptq", "partial", "qat"}

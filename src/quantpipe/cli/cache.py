@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 from rich.console import Console
 from rich.table import Table
 
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.maintenance import Kept, listed, prune, verified
 from quantpipe.core.run_cache import RunCache
-from quantpipe.core.runner import attribute_errors
 from quantpipe.core.signals import stop_on_signals
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.report.progress import watching

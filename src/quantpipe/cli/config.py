@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantpipe.cli.cache import CacheSettings
-from quantpipe.cli.steps import VARIANT_DEFAULTS, VARIANTS, Skipped, is_step, wired_steps
+from quantpipe.cli.steps import VARIANT_DEFAULTS, VARIANTS, Skipped, Wired, is_step, wired_steps
 from quantpipe.core.pipeline import Pipeline
 from quantpipe.core.runner import check_pipeline
 from quantpipe.errors import ConfigurationError, nearest
@@ -59,7 +59,8 @@ class PipelineSettings:
 class CheckedRun:
     """What to do, where, and the configuration and overrides it came from.
 
-    ``skipped`` holds the variants that this machine or its engine cannot run, and why.
+    ``variants`` holds what is made and compared, ``skipped`` what this machine or its engine cannot
+    run, and why.
     """
 
     pipeline: Pipeline
@@ -67,6 +68,7 @@ class CheckedRun:
     device: str
     composed: Mapping[str, Any]
     overrides: tuple[str, ...]
+    variants: Mapping[str, Wired]
     skipped: Mapping[str, Skipped]
 
 
@@ -95,6 +97,7 @@ def read_run(config: DictConfig, overrides: Sequence[str]) -> CheckedRun:
         device=device,
         composed=composed,
         overrides=tuple(overrides),
+        variants=wired.variants,
         skipped=wired.skipped,
     )
 

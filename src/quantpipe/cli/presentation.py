@@ -14,6 +14,7 @@ from rich.console import Console
 
 from quantpipe import __version__
 from quantpipe.cli.config import CheckedRun
+from quantpipe.cli.steps import Skipped
 from quantpipe.core.runner import StepRecord
 from quantpipe.engines.hardware import processor
 from quantpipe.progress import Progress
@@ -44,15 +45,17 @@ def present(
     """Writes ``summary.json`` and ``report.html`` and prints the table."""
     summary = build_summary(
         _run_info(run, started, seconds),
-        [*_measurements(records), *_skipped(run)],
-        [_time(r) for r in records],
+        [*_measurements(records), *_skipped(run, records)],
+        [_time(record) for record in records],
     )
     save_summary(root / "summary.json", summary)
     _write_report(run, records, summary, root / "report.html")
     if summary["variants"]:
         print_summary(summary, Console())
     reused = sum(record.reused for record in records)
-    progress.note(f"{len(records)} steps, {reused} reused, {seconds:.1f} s")
+    skipped = sum(record.skipped is not None for record in records)
+    more = f", {skipped} skipped" if skipped else ""
+    progress.note(f"{len(records)} steps, {reused} reused{more}, {seconds:.1f} s")
     progress.note(f"report: {_shown(root / 'report.html')}")
 
 
@@ -115,9 +118,15 @@ def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
             )
 
 
-def _skipped(run: CheckedRun) -> Iterator[Measurement]:
-    """Variants that this machine or its engine cannot run."""
-    for name, skipped in run.skipped.items():
+def _skipped(run: CheckedRun, records: Sequence[StepRecord]) -> Iterator[Measurement]:
+    """Variants that this machine or its engine cannot run, known before or found out."""
+    failed = {record.step: record.skipped for record in records if record.skipped is not None}
+    found_out = {
+        name: Skipped(precision=variant.precision, reason=failed[variant.step])
+        for name, variant in run.variants.items()
+        if variant.step in failed
+    }
+    for name, skipped in {**run.skipped, **found_out}.items():
         yield Measurement(
             name=name,
             precision=skipped.precision,
@@ -141,6 +150,7 @@ def _write_report(
     drawn = [
         chart
         for step, record in zip(run.pipeline.steps, records, strict=True)
+        if record.skipped is None
         for chart in step.stage.charts(record.step, record.artifacts, made)
     ]
     report = Report(
@@ -154,7 +164,7 @@ def _write_report(
             for example in examples(artifact.path)
         ],
         settings=_settings(run),
-        provenance={record.step: record.key for record in records},
+        provenance={record.step: record.key for record in records if record.skipped is None},
     )
     write_report(path, report)
 

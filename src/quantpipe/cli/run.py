@@ -12,9 +12,10 @@ from pathlib import Path
 
 from quantpipe.cli.config import CheckedRun, to_yaml
 from quantpipe.cli.presentation import present, present_sweep
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
-from quantpipe.core.runner import Runner, attribute_errors, run_pipeline
+from quantpipe.core.runner import Runner, run_pipeline
 from quantpipe.core.signals import StopRequest, stop_on_signals
 from quantpipe.errors import Interrupted, MachineError, QuantpipeError
 from quantpipe.files import write_atomic

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quantpipe.core.pipeline import Reference, Step
@@ -44,10 +44,19 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wired:
+    """A variant that is made, and the step that makes the last of it."""
+
+    precision: str
+    step: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WiredSteps:
-    """The steps as listed, and the variants that were left out."""
+    """The steps as listed, the variants, and those that were left out."""
 
     steps: tuple[Step, ...]
+    variants: Mapping[str, Wired]
     skipped: Mapping[str, Skipped]
 
 
@@ -99,7 +108,11 @@ def wired_steps(composed: Mapping[str, Any], recipe: str, names: Sequence[str]) 
         for step in expanded.get(name)
         or (_plain_step(name, groups[name], stages[name], chain, known),)
     ]
-    return WiredSteps(steps=tuple(steps), skipped=skipped)
+    variants = {
+        name: Wired(precision=rows[name].precision, step=place.step)
+        for name, place in chain.at.items()
+    }
+    return WiredSteps(steps=tuple(steps), variants=variants, skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +131,20 @@ class _Chain:
                 "its inputs follow from the variants", path=f"{name}.inputs", hint=_FORMER["each"]
             )
         build(stage.config_type, _own(values), name)  # what every row replaces is checked too
-        made: dict[str, str] = {}
+        made: dict[str, Step] = {}
         for variant, row in self.rows.items():
             settings = _settings_for(row, values, role)
             same = canonical_json({"settings": settings, "from": str(self.at[variant])})
-            if same not in made:
-                made[same] = f"{name}.{variant}"
-                yield Step(
-                    name=made[same],
-                    stage=stage,
-                    config=build(stage.config_type, settings, name),
-                    inputs={role.input: self.at[variant]},
-                )
-            self.at[variant] = Reference(step=made[same], output=role.output)
+            first = made.get(same) or Step(
+                name=f"{name}.{variant}",
+                stage=stage,
+                config=build(stage.config_type, settings, name),
+                inputs={role.input: self.at[variant]},
+                optional=True,
+            )
+            made[same] = replace(first, optional=first.optional and row.optional)
+            self.at[variant] = Reference(step=first.name, output=role.output)
+        yield from made.values()
 
 
 def _model(

@@ -53,12 +53,16 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage with its configuration and the outputs that feed it."""
+    """A stage with its configuration and the outputs that feed it.
+
+    One that is ``optional`` may fail: it is skipped, and so is what is optional behind it.
+    """
 
     name: str
     stage: Stage[Any]
     config: Any
     inputs: Mapping[str, Reference]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quantpipe.core.artifact import Artifact
+from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.entry import Built, Entry, key_of
 from quantpipe.core.pipeline import Pipeline, Step
 from quantpipe.core.run_cache import RunCache
@@ -20,15 +19,12 @@ from quantpipe.core.stage import Context, Inputs
 from quantpipe.errors import (
     ArtifactError,
     ConfigurationError,
+    Interrupted,
     MachineError,
     QuantpipeError,
 )
-from quantpipe.files import FULL, NoRoomError
 from quantpipe.progress import Progress
 from quantpipe.schema import identity
-
-_MIB = 1 << 20
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +32,7 @@ class StepRecord:
     """What became of a step.
 
     ``seconds`` is what making the result took, now or in an earlier run; ``spent`` is what this
-    run spent on the step.
+    run spent on the step. ``skipped`` says why there is no result of an optional one.
     """
 
     step: str
@@ -47,6 +43,7 @@ class StepRecord:
     reused: bool
     artifacts: Mapping[str, Artifact]
     metrics: Mapping[str, Any]
+    skipped: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The record as it stands in the run manifest; files by digest, not by path."""
@@ -91,6 +88,8 @@ def check_pipeline(pipeline: Pipeline) -> None:
 def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
     """Runs or reuses every step in order and places its files in the run directory.
 
+    An optional step that fails is skipped, with the reason, and the rest goes on.
+
     Raises:
         QuantpipeError: with the step's name; what was finished before it is kept.
     """
@@ -100,13 +99,65 @@ def run_pipeline(pipeline: Pipeline, runner: Runner) -> tuple[StepRecord, ...]:
     for number, step in enumerate(pipeline.steps, start=1):
         runner.stop.raise_if_set()
         directory.write_status("running", step.name)
-        with attribute_errors(step.name), runner.stop.explained():
-            record = _run_step(step, runner, records)
+        record = _run_or_skip(step, runner, records)
         records[step.name] = record
-        directory.write_manifest(pipeline.name, {n: r.as_json() for n, r in records.items()})
+        made = {n: r.as_json() for n, r in records.items() if r.skipped is None}
+        directory.write_manifest(pipeline.name, made)
         how = f"reused {record.key[:12]}" if record.reused else f"{record.spent:.1f} s"
+        if record.skipped is not None:
+            how = f"skipped: {record.skipped}"
         runner.progress.note(f"[{number}/{len(pipeline.steps)}] {step.name}: {how}")
     return tuple(records.values())
+
+
+def _run_or_skip(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> StepRecord:
+    start = time.monotonic()
+    reason = _not_made(step, records)
+    if reason is not None and step.optional:
+        return _skipped(step, reason, start)
+    try:
+        with attribute_errors(step.name), runner.stop.explained():
+            if reason is not None:
+                raise MachineError(f"what it works with could not be made: {reason}")
+            return _run_step(_without_skipped(step, records), runner, records)
+    except Interrupted:
+        raise
+    except Exception as error:
+        if not step.optional:
+            raise
+        cause = " ".join(str(error).split())
+        if not isinstance(error, QuantpipeError):
+            cause = f"{step.name}: {type(error).__name__}: {cause}"
+        return _skipped(step, cause, start)
+
+
+def _skipped(step: Step, reason: str, start: float) -> StepRecord:
+    return StepRecord(
+        step=step.name,
+        stage=step.stage.name,
+        key="",
+        seconds=0.0,
+        spent=time.monotonic() - start,
+        reused=False,
+        artifacts={},
+        metrics={},
+        skipped=reason,
+    )
+
+
+def _not_made(step: Step, records: Mapping[str, StepRecord]) -> str | None:
+    """Why an input was not made, if so; of those that come from every variant one is enough."""
+    for name, declared in step.stage.inputs.items():
+        sources = [r.step for n, r in step.inputs.items() if n.partition(".")[0] == name]
+        reasons = [reason for source in sources if (reason := records[source].skipped)]
+        if reasons and (not declared.many or len(reasons) == len(sources)):
+            return reasons[0]
+    return None
+
+
+def _without_skipped(step: Step, records: Mapping[str, StepRecord]) -> Step:
+    inputs = {name: r for name, r in step.inputs.items() if records[r.step].skipped is None}
+    return replace(step, inputs=inputs)
 
 
 def _run_step(step: Step, runner: Runner, records: Mapping[str, StepRecord]) -> StepRecord:
@@ -219,47 +270,3 @@ def _artifacts(step: Step, entry: Entry, inputs: Inputs) -> dict[str, Artifact]:
         digests = {file: entry.digests[file] for file in there if file in entry.digests}
         found[name] = Artifact(kind=kind, folder=entry.folder, digests=digests, sources=inputs)
     return found
-
-
-@contextmanager
-def attribute_errors(step: str | None) -> Iterator[None]:
-    """Gives errors the name of the step, and faults of the machine an exit code and a hint."""
-    try:
-        yield
-    except QuantpipeError as error:
-        error.stage = step if error.stage is None else error.stage
-        raise
-    except OSError as error:
-        raise _from_os_error(error, step) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
-            raise
-        fault = MachineError("out of memory", hint="lower its batch_size or the image size")
-        fault.stage = step
-        raise fault from error
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return any(text in str(error).lower() for text in _OUT_OF_MEMORY)
-
-
-def _from_os_error(error: OSError, step: str | None) -> MachineError:
-    cause = error.strerror or str(error)
-    hint = "see that the path can be written and read"
-    if error.errno in FULL:
-        free = shutil.disk_usage(_existing(Path(error.filename or "."))).free / _MIB
-        needed = ""
-        if isinstance(error, NoRoomError):
-            needed = f"at least {error.needed / _MIB:.1f} MiB are needed and "
-        hint = (
-            f"{needed}{free:.1f} MiB are free there; "
-            "make room or set cache_dir and run_dir elsewhere"
-        )
-    fault = MachineError(cause, path=error.filename, hint=hint)
-    fault.stage = step
-    return fault
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above a path that is still there."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
