@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -34,6 +35,9 @@ def forked(work: Callable[[], object]) -> int:
         child = os.fork()
     if child:
         return child
+    # What libraries with threads of their own left behind must not be collected here: their
+    # destructors would wait for threads that a fork does not copy.
+    gc.freeze()
     code = 1
     try:
         work()

@@ -1,16 +1,18 @@
-"""The command in a folder of its own: forked where many are tried, a new process otherwise."""
+"""The command in a folder of its own: a fork of a server where many are tried, else a process."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from faults.fork_server import ForkServer
+
 import quantpipe
-from quantpipe.cli import command
 
 _SOURCES = Path(quantpipe.__file__).parents[1]
 _WITHOUT_TORCH = """
@@ -55,30 +57,16 @@ def start(folder: Path, *arguments: str, **more_environment: str) -> Finished:
 
 
 def fork(folder: Path, *arguments: str) -> Finished:
-    """Runs the command in a fork of this process, which spares it the start of Python."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have threads
-        child = os.fork()
-    out, err = folder.with_name(f"{folder.name}.out"), folder.with_name(f"{folder.name}.err")
-    if not child:
-        _run(folder, arguments, out, err)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return Finished(code=code, out=out.read_text(), err=err.read_text())
+    """Runs the command in a fork of a server, which spares it the start of Python.
+
+    Never a fork of the process of the tests: libraries have started threads there.
+    """
+    ended = _server().run(folder, *arguments)
+    return Finished(code=ended.code, out=ended.out, err=ended.err)
 
 
-def _run(folder: Path, arguments: tuple[str, ...], out: Path, err: Path) -> None:
-    code: object = 99
-    try:
-        os.chdir(folder)
-        sys.argv = ["quantpipe", *arguments]
-        sys.stdout, sys.stderr = out.open("w"), err.open("w")
-        warnings.resetwarnings()
-        warnings.simplefilter("default")
-        command.main()
-    except SystemExit as exit_:
-        code = exit_.code
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 98)
+@cache
+def _server() -> ForkServer:
+    server = ForkServer()
+    atexit.register(server.__exit__, None, None, None)
+    return server.__enter__()

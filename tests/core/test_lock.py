@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.core.toy import exit_code, forked
+from faults.store_processes import exit_code, forked
 
 from quantpipe.core.lock import exclusive_lock, exclusive_lock_or_busy, shared_lock, unshared_lock
 from quantpipe.errors import BusyError

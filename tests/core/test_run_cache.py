@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.core.toy import die, exit_code, forked, on_file_operation
+from faults.store_processes import exit_code, forked
+from tests.core.toy import die, on_file_operation
 
 from quantpipe.core.entry import Built, key_of
 from quantpipe.core.lock import unshared_lock

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.core.toy import die, exit_code, forked, on_file_operation
+from faults.store_processes import exit_code, forked
+from tests.core.toy import die, on_file_operation
 
 from quantpipe.core.entry import Entry
 from quantpipe.core.run_directory import RunDirectory

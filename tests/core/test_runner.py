@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.store_processes import exit_code, forked
 from tests.core.toy import (
     REMARK,
     TEXT,
@@ -20,8 +21,6 @@ from tests.core.toy import (
     chain,
     die,
     executions,
-    exit_code,
-    forked,
     needy,
     on_file_operation,
     runner,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,29 +131,6 @@ def runner(folder: Path, notes: Notes | None = None, stop: StopRequest | None = 
 def executions(log: Path) -> list[str]:
     """Which steps really ran, in order."""
     return log.read_text().split() if log.exists() else []
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Starts ``work`` in a forked process and returns its id; it exits with 0, or 1 on an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have threads
-        child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:  # noqa: BLE001 - a forked test must not go on as pytest
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def exit_code(child: int) -> int:
-    """Waits for a forked process; a signal counts as minus its number."""
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 _OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
