@@ -110,7 +110,7 @@ class Subject:
         settings = self.settings
         student = self._student(ranges)
         numbers = replace(recipe(settings, settings.box_loss), epochs=1)
-        lessons = distillation_loss(self.network, epochs=1, **vars(settings.distillation))
+        lessons = distillation_loss(self.network, settings.distillation, epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             start = time.process_time()
             train(

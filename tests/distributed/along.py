@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from tests.input_specifications import letterboxed
-from tests.training.conftest import TinyDetector, changed, rectangles
+from tests.training.conftest import DISTILLATION, TinyDetector, changed, rectangles
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.errors import DataError
@@ -93,15 +93,7 @@ def learn_along(processes: ProcessGroup, job: Lessons) -> None:
 
 def learn(processes: ProcessGroup, job: Lessons, progress: Any = None) -> TrainResult:
     recipe = changed(job.recipe, epochs=4, lr=1e-3, warmup_epochs=0.0)
-    lessons = distillation_loss(
-        job.teacher,
-        epochs=recipe.epochs,
-        class_weight=1.0,
-        class_temperature=20.0,
-        feature_weight=10.0,
-        feature_temperature=1.0,
-        mixed_precision_teacher=False,
-    )
+    lessons = distillation_loss(job.teacher, DISTILLATION, epochs=recipe.epochs)
     return _trained(job.student, processes, recipe, job.folder, progress, extra_loss=lessons)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.loss_numbers import LossNumbers
+from quantpipe.training.distillation_numbers import DistillationNumbers
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
 
@@ -50,6 +51,13 @@ RECIPE = Recipe(
     loss=_LOSS,
     validate_every=1,
     patience=None,
+)
+DISTILLATION = DistillationNumbers(
+    class_weight=1.0,
+    class_temperature=20.0,
+    feature_weight=10.0,
+    feature_temperature=1.0,
+    mixed_precision_teacher=False,
 )
 
 

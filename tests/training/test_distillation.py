@@ -1,10 +1,12 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.training.conftest import DISTILLATION
 from torch import nn
 
 from quantpipe.detector.families.implementation import RawPrediction
@@ -60,14 +62,7 @@ def test_weight_falls_by_a_half_cosine() -> None:
     )
 
 
-SETTINGS: dict[str, Any] = {
-    "epochs": 10,
-    "class_weight": 2.0,
-    "class_temperature": 20.0,
-    "feature_weight": 10.0,
-    "feature_temperature": 1.0,
-    "mixed_precision_teacher": False,
-}
+NUMBERS = replace(DISTILLATION, class_weight=2.0)
 
 
 def test_loss_weighs_both_parts_and_decays(tiny_detector: Callable[..., Any]) -> None:
@@ -75,7 +70,7 @@ def test_loss_weighs_both_parts_and_decays(tiny_detector: Callable[..., Any]) ->
     nn.init.normal_(student.stem.weight, generator=torch.Generator().manual_seed(1))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     mine = student.predict(images)
-    loss = distillation_loss(teacher, **SETTINGS)
+    loss = distillation_loss(teacher, NUMBERS, epochs=10)
     with torch.no_grad():
         theirs = teacher.predict(images)
     expected = 2 * class_distillation(
@@ -93,7 +88,7 @@ def test_gradient_reaches_the_student_only(mixed: bool, tiny_detector: Callable[
     nn.init.normal_(student.stem.weight, generator=torch.Generator().manual_seed(1))
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     running = teacher.norm.running_mean.clone()
-    loss = distillation_loss(teacher, **{**SETTINGS, "mixed_precision_teacher": mixed})
+    loss = distillation_loss(teacher, replace(NUMBERS, mixed_precision_teacher=mixed), epochs=10)
     loss(images, student.predict(images), 0).backward()  # type: ignore[no-untyped-call]
     assert student.stem.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -108,7 +103,7 @@ def test_a_teacher_in_half_precision_teaches_almost_the_same(
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     prediction = student.predict(images)
     exact, mixed = (
-        distillation_loss(teacher, **{**SETTINGS, "mixed_precision_teacher": mixed})(
+        distillation_loss(teacher, replace(NUMBERS, mixed_precision_teacher=mixed), epochs=10)(
             images, prediction, 0
         ).item()
         for mixed in (False, True)
@@ -120,7 +115,7 @@ def test_a_teacher_in_half_precision_teaches_almost_the_same(
 def test_a_perfect_student_loses_nothing(tiny_detector: Callable[..., Any]) -> None:
     teacher = tiny_detector()
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    loss = distillation_loss(teacher, **SETTINGS)
+    loss = distillation_loss(teacher, NUMBERS, epochs=10)
     assert loss(images, teacher.predict(images), 0).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -140,7 +135,7 @@ class Fixed(nn.Module):
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
     images = torch.zeros(1, 3, 32, 32)
-    loss = distillation_loss(Fixed(80, 8), **SETTINGS)
+    loss = distillation_loss(Fixed(80, 8), NUMBERS, epochs=10)
     with pytest.raises(ArtifactError, match="the teacher has 80 classes, the student 3"):
         loss(images, Fixed(3, 8).predict(images), 0)
 
@@ -148,8 +143,8 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
 def test_a_teacher_of_another_width_teaches_classes_only() -> None:
     images = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ArtifactError, match="set the feature weight to 0"):
-        distillation_loss(Fixed(3, 16), **SETTINGS)(images, Fixed(3, 8).predict(images), 0)
-    loss = distillation_loss(Fixed(3, 16), **{**SETTINGS, "feature_weight": 0.0})
+        distillation_loss(Fixed(3, 16), NUMBERS, epochs=10)(images, Fixed(3, 8).predict(images), 0)
+    loss = distillation_loss(Fixed(3, 16), replace(NUMBERS, feature_weight=0.0), epochs=10)
     assert loss(images, Fixed(3, 8).predict(images), 0).item() == 0
 
 
@@ -159,4 +154,4 @@ def test_a_model_without_features_teaches_classes_only() -> None:
     network = Fixed(3, 8)
     network.predict = lambda _: bare  # type: ignore[assignment,method-assign]
     with pytest.raises(ArtifactError, match="no features to be taught by; set the feature weight"):
-        distillation_loss(network, **SETTINGS)(images, bare, 0)
+        distillation_loss(network, NUMBERS, epochs=10)(images, bare, 0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.input_specifications import letterboxed
+from tests.training.conftest import DISTILLATION
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
@@ -407,15 +408,7 @@ def test_distillation_pulls_the_student_to_the_teacher(
 ) -> None:
     teacher = tiny_detector(batch_norm=False)
     nn.init.normal_(teacher.stem.weight, std=0.1, generator=torch.Generator().manual_seed(3))
-    extra = distillation_loss(
-        teacher,
-        epochs=1000,
-        class_weight=1.0,
-        class_temperature=20.0,
-        feature_weight=10.0,
-        feature_temperature=1.0,
-        mixed_precision_teacher=False,
-    )
+    extra = distillation_loss(teacher, DISTILLATION, epochs=1000)
     result = run(
         tiny_detector(batch_norm=False),
         make_source(5),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.input_specifications import letterboxed
+from tests.training.conftest import DISTILLATION
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
@@ -55,15 +56,7 @@ def run(
         num_batches=source.num_batches,
         device=torch.device("cpu"),
         gradient_masks=None,
-        extra_loss=distillation_loss(
-            teacher,
-            epochs=recipe.epochs,
-            class_weight=1.0,
-            class_temperature=20.0,
-            feature_weight=10.0,
-            feature_temperature=1.0,
-            mixed_precision_teacher=False,
-        ),
+        extra_loss=distillation_loss(teacher, DISTILLATION, epochs=recipe.epochs),
         validate=None,
         log=NoLog(),
         processes=SingleProcess(),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from quantpipe.detector.families.implementation import RawPrediction, raw_prediction
 from quantpipe.errors import ArtifactError
+from quantpipe.training.distillation_numbers import DistillationNumbers
 
 _FINAL_WEIGHT = 0.01
 
@@ -55,45 +56,34 @@ def distillation_weight(epoch: int, epochs: int) -> float:
 
 
 def distillation_loss(
-    teacher: nn.Module,
-    *,
-    epochs: int,
-    class_weight: float,
-    class_temperature: float,
-    feature_weight: float,
-    feature_temperature: float,
-    mixed_precision_teacher: bool,
+    teacher: nn.Module, numbers: DistillationNumbers, *, epochs: int
 ) -> Callable[[Tensor, RawPrediction, int], Tensor]:
     """Returns a loss of (images, student's prediction, epoch) for :func:`~.loop.train`.
 
     Args:
         teacher: A detector on the student's device; put in evaluation mode here.
-        epochs: Length of the training, over which the weight falls.
-        class_weight: Weight of :func:`class_distillation`.
-        class_temperature: Its temperature.
-        feature_weight: Weight of :func:`channel_wise_distillation`.
-        feature_temperature: Its temperature.
-        mixed_precision_teacher: bfloat16 in the teacher, whatever the student computes in.
+        numbers: Weights and temperatures.
+        epochs: Length of the training, over which the weights fall.
     """
     teacher.eval()
 
     def loss(images: Tensor, student: RawPrediction, epoch: int) -> Tensor:
-        enabled = mixed_precision_teacher
+        enabled = numbers.mixed_precision_teacher
         with (
             torch.no_grad(),
             torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled),
         ):
             target = raw_prediction(teacher, images)
         total = student.class_logits.new_zeros((), dtype=torch.float32)
-        if class_weight > 0:
+        if numbers.class_weight > 0:
             _require_same_classes(student, target)
-            total = total + class_weight * class_distillation(
-                student.class_logits, target.class_logits, temperature=class_temperature
+            total = total + numbers.class_weight * class_distillation(
+                student.class_logits, target.class_logits, temperature=numbers.class_temperature
             )
-        if feature_weight > 0:
+        if numbers.feature_weight > 0:
             _require_same_features(student, target)
-            total = total + feature_weight * channel_wise_distillation(
-                student.features, target.features, temperature=feature_temperature
+            total = total + numbers.feature_weight * channel_wise_distillation(
+                student.features, target.features, temperature=numbers.feature_temperature
             )
         return distillation_weight(epoch, epochs) * total
 

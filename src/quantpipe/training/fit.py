@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from quantpipe.evaluation.network import predictor
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.distillation_numbers import DistillationNumbers
 from quantpipe.training.execution import Execution
 from quantpipe.training.log import NoLog, TrainingLog
 from quantpipe.training.loop import BatchSource, TrainResult, train
@@ -36,7 +36,7 @@ class Distillation:
     """A frozen teacher, and the weights and temperatures of its lessons."""
 
     teacher: nn.Module
-    settings: Mapping[str, Any]
+    numbers: DistillationNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +166,8 @@ def _train(
 def _lessons(job: TrainingJob, device: torch.device) -> ExtraLoss | None:
     if job.distillation is None:
         return None
-    teacher = job.distillation.teacher.to(device)
-    return distillation_loss(teacher, epochs=job.recipe.epochs, **job.distillation.settings)
+    teacher, numbers = job.distillation.teacher.to(device), job.distillation.numbers
+    return distillation_loss(teacher, numbers, epochs=job.recipe.epochs)
 
 
 def batch_source(

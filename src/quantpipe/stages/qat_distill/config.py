@@ -8,20 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpipe.detector.loss_numbers import BoxLoss
-from quantpipe.schema import Fraction, NotNegative, Positive
+from quantpipe.schema import Fraction, Positive
 from quantpipe.settings.data import data_content
 from quantpipe.settings.training import TrainingSettings, check_training
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationSettings:
-    """Weights and temperatures; all weights fall with the epochs by a half cosine."""
-
-    class_weight: NotNegative
-    class_temperature: Positive
-    feature_weight: NotNegative
-    feature_temperature: Positive
-    mixed_precision_teacher: bool
+from quantpipe.training.distillation_numbers import DistillationNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +33,7 @@ class QatDistillConfig(TrainingSettings):
     ranges: Literal["fixed", "learned", "ema"]
     range_training: RangeSettings
     box_loss: BoxLoss | None
-    distillation: DistillationSettings
+    distillation: DistillationNumbers
 
 
 def check(config: QatDistillConfig) -> None:

@@ -14,11 +14,7 @@ from torch import nn
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.detector.checkpoint import (
-    as_deployed,
-    load_checkpoint,
-    restore_detector,
-)
+from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
 from quantpipe.errors import ConfigurationError
 from quantpipe.files import write_json
 from quantpipe.quantization import model_files
@@ -35,9 +31,7 @@ from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, R
 from quantpipe.quantization.simulation.trained_ranges import scales_after_training
 from quantpipe.settings.data import open_split
 from quantpipe.settings.training import execution, log_folder, recipe
-from quantpipe.stages.qat_distill.config import (
-    QatDistillConfig,
-)
+from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.fit import Distillation, TrainingJob, fit
 from quantpipe.training.loop import TrainResult
 
@@ -138,7 +132,7 @@ def _fit(
         masks=None,
         distillation=Distillation(
             teacher=restore_detector(as_deployed(load_checkpoint(teacher))),
-            settings=vars(config.distillation),
+            numbers=config.distillation,
         ),
         progress_folder=context.progress_folder,
         description=context.step,
