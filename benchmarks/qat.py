@@ -41,8 +41,10 @@ from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, R
 from quantpipe.settings.training import recipe
 from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.epochs import Observers
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import train
+from quantpipe.training.step import Objective
 
 RULES: Mapping[str, RangeRule] = {
     "fixed": Fixed(),
@@ -80,6 +82,18 @@ def main() -> None:
     report(rows, options.json)
 
 
+class Repeated:
+    """The same batches in every epoch."""
+
+    def __init__(self, batches: list[Batch]):
+        self.batches = batches
+        self.num_batches = len(batches)
+
+    def __call__(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:  # noqa: ARG002
+        """Yields them from ``start_batch`` on."""
+        return iter(self.batches[start_batch:])
+
+
 class Subject:
     """A calibrated network, its teacher, and batches of noise with boxes."""
 
@@ -115,21 +129,21 @@ class Subject:
             start = time.process_time()
             train(
                 student,
-                self._source,
+                Repeated(self.batches),
                 numbers,
-                detection_loss(numbers.loss, numbers.box_loss),
+                Objective(
+                    loss=detection_loss(numbers.loss, numbers.box_loss),
+                    extra_loss=lessons,
+                    gradient_masks=None,
+                ),
                 input_of((self.size, self.size)),
-                num_batches=len(self.batches),
                 device=torch.device("cpu"),
-                gradient_masks=None,
-                extra_loss=lessons,
-                validate=None,
-                save_every=10_000,
-                log=NoLog(),
-                progress_folder=Path(folder),
-                progress=Silent(),
-                description="qat",
                 processes=SingleProcess(),
+                save_every=10_000,
+                progress_folder=Path(folder),
+                observers=Observers(
+                    validate=None, log=NoLog(), progress=Silent(), description="qat"
+                ),
             )
             return (time.process_time() - start) / len(self.batches)
 
@@ -154,9 +168,6 @@ class Subject:
             self.network, self.scales, None, rule=RULES[ranges], groups=self.groups
         )
         return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-    def _source(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:  # noqa: ARG002
-        return iter(self.batches[start_batch:])
 
 
 def _batch(seed: int, num_images: int, size: int) -> Batch:

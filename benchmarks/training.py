@@ -43,11 +43,14 @@ from quantpipe.progress import Silent
 from quantpipe.settings.model import input_of
 from quantpipe.settings.training import recipe
 from quantpipe.stages.train_repopt.config import TrainRepoptConfig
-from quantpipe.training.fit import batch_source
+from quantpipe.training.epochs import Observers
+from quantpipe.training.fit import DatasetBatches
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import train
 from quantpipe.training.memory_order import memory_order
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.step import Objective
+from quantpipe.training.step_batches import BatchSource
 
 FORMS: tuple[BlockForm, ...] = ("repopt", "linear_add", "repvgg")
 NUM_WORKERS = (0, 2)
@@ -158,7 +161,8 @@ def measured(subject: Subject, rounds: int) -> list[Row]:
 
 
 def _row(subject: Subject, mixed: bool, num_workers: int, rounds: int) -> Row:
-    source, num_batches = _source(subject, num_workers)
+    source = _source(subject, num_workers)
+    num_batches = source.num_batches
     first = next(iter(source(epoch=0, start_batch=0, strong=True)))
     bare = bare_pass(subject, first, mixed)
     timings: list[tuple[float, float, float, float]] = []
@@ -202,7 +206,7 @@ def bare_pass(subject: Subject, batch: Batch, mixed: bool) -> Callable[[], None]
 
 def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, float]:
     """One epoch of the real loop: seconds a step, and the fraction spent waiting for batches."""
-    source, num_batches = _source(subject, num_workers)
+    source = _source(subject, num_workers)
     clock = Clock(source)
     detector = subject.detector()
     with tempfile.TemporaryDirectory() as folder:
@@ -211,29 +215,28 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
             detector,
             clock,
             numbers,
-            detection_loss(numbers.loss, numbers.box_loss),
+            Objective(
+                loss=detection_loss(numbers.loss, numbers.box_loss),
+                extra_loss=None,
+                gradient_masks=_masks(subject, detector),
+            ),
             input_of(subject.settings.model),
-            num_batches=num_batches,
             device=CPU,
-            gradient_masks=_masks(subject, detector),
-            extra_loss=None,
-            validate=None,
-            save_every=10_000,
-            log=NoLog(),
-            progress_folder=Path(folder),
-            progress=Silent(),
-            description="loop",
             processes=SingleProcess(),
+            save_every=10_000,
+            progress_folder=Path(folder),
+            observers=Observers(validate=None, log=NoLog(), progress=Silent(), description="loop"),
         )
     seconds = result.history[0]["seconds"]
-    return seconds / num_batches, clock.waited / seconds
+    return seconds / source.num_batches, clock.waited / seconds
 
 
 class Clock:
     """A batch source that measures how long its reader waits."""
 
-    def __init__(self, source: Callable[..., Iterator[Batch]]):
+    def __init__(self, source: BatchSource):
         self._source = source
+        self.num_batches = source.num_batches
         self.waited = 0.0
 
     def __call__(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:
@@ -248,16 +251,18 @@ class Clock:
             yield batch
 
 
-def _source(subject: Subject, num_workers: int) -> tuple[Callable[..., Iterator[Batch]], int]:
+def _source(subject: Subject, num_workers: int) -> DatasetBatches:
     settings = subject.settings
-    return batch_source(
-        subject.dataset,
+    return DatasetBatches(
+        dataset=subject.dataset,
         specification=input_of(settings.model),
         batch_size=settings.batch_size,
         seed=0,
         augmentation=settings.augmentation,
         num_workers=num_workers,
         cache_mib=settings.cache_mib,
+        rank=0,
+        num_ranks=1,
     )
 
 

@@ -19,9 +19,11 @@ from quantpipe.errors import DataError
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.epochs import Observers
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.step import Objective
 
 NUM_BATCHES = 3
 NUM_IMAGES = 4
@@ -48,6 +50,8 @@ class Lessons:
 
 class Shared:
     """Every rank's rows of the same batches."""
+
+    num_batches = NUM_BATCHES
 
     def __init__(self, processes: ProcessGroup, fate: str):
         self.processes, self.fate = processes, fate
@@ -111,19 +115,19 @@ def _trained(
         detector,
         Shared(processes, fate),
         changed(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
-        detection_loss(recipe.loss, recipe.box_loss),
+        Objective(
+            loss=detection_loss(recipe.loss, recipe.box_loss),
+            extra_loss=extra_loss,
+            gradient_masks=None,
+        ),
         letterboxed(64),
-        num_batches=NUM_BATCHES,
         device=torch.device("cpu"),
-        gradient_masks=None,
-        extra_loss=extra_loss,
-        validate=score,
-        save_every=1,
-        log=NoLog(),
-        progress_folder=folder,
-        progress=progress or Silent(),
-        description="train",
         processes=processes,
+        save_every=1,
+        progress_folder=folder,
+        observers=Observers(
+            validate=score, log=NoLog(), progress=progress or Silent(), description="train"
+        ),
     )
 
 

@@ -17,12 +17,17 @@ from quantpipe.errors import ArtifactError, Interrupted, NumericalError
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.epochs import Observers
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.step import Objective
 
 MakeRecipe = Callable[..., Recipe]
 Make = Callable[..., Any]
+
+
+SILENT = Observers(validate=None, log=NoLog(), progress=Silent(), description="train")
 
 
 class Same:
@@ -61,24 +66,27 @@ class Watcher(Silent):
 def run(
     detector: nn.Module, source: Any, recipe: Recipe, folder: Path, **changes: Any
 ) -> TrainResult:
-    arguments: dict[str, Any] = {
-        "num_batches": source.num_batches,
-        "device": torch.device("cpu"),
-        "gradient_masks": None,
-        "extra_loss": None,
-        "validate": None,
-        "save_every": 2,
-        "log": NoLog(),
-        "progress_folder": folder,
-        "progress": Silent(),
-        "description": "train",
-        "processes": SingleProcess(),
-    }
     for name in ("validate_every", "patience"):
         if name in changes:
             recipe = replace(recipe, **{name: changes.pop(name)})
-    loss = detection_loss(recipe.loss, recipe.box_loss)
-    return train(detector, source, recipe, loss, letterboxed(64), **(arguments | changes))
+    objective = Objective(
+        loss=detection_loss(recipe.loss, recipe.box_loss),
+        extra_loss=changes.pop("extra_loss", None),
+        gradient_masks=changes.pop("gradient_masks", None),
+    )
+    save_every = changes.pop("save_every", 2)
+    return train(
+        detector,
+        source,
+        recipe,
+        objective,
+        letterboxed(64),
+        device=torch.device("cpu"),
+        processes=SingleProcess(),
+        save_every=save_every,
+        progress_folder=folder,
+        observers=replace(SILENT, **changes),
+    )
 
 
 def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -211,14 +219,6 @@ def test_a_state_of_another_network_is_refused(
         run(tiny_detector(batch_norm=False), make_source(2), make_recipe(), tmp_path)
 
 
-def test_last_epochs_ask_for_no_strong_augmentation(
-    tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, tiny_detector: Make
-) -> None:
-    source = make_source(2)
-    run(tiny_detector(), source, make_recipe(epochs=3, no_augmentation_epochs=2), tmp_path)
-    assert source.calls == [(0, 0, True), (1, 0, False), (2, 0, False)]
-
-
 def test_accumulated_batches_make_one_step_on_their_mean_gradient(
     tmp_path: Path, make_recipe: MakeRecipe, make_source: Make, make_batch: Make
 ) -> None:
@@ -256,18 +256,6 @@ def linear_detector() -> nn.Module:
             return True
 
     return Linear()
-
-
-@pytest.mark.parametrize(
-    ("batch", "nominal", "accumulate", "factor"),
-    [(64, 64, 1, 1.0), (32, 64, 2, 1.0), (24, 64, 3, 72 / 64), (256, 64, 1, 4.0)],
-)
-def test_nominal_batch(
-    make_recipe: MakeRecipe, batch: int, nominal: int, accumulate: int, factor: float
-) -> None:
-    recipe = make_recipe(batch_size=batch, nominal_batch=nominal, weight_decay=5e-4)
-    assert recipe.accumulate == accumulate
-    assert recipe.scaled_weight_decay == pytest.approx(5e-4 * factor)
 
 
 @pytest.mark.parametrize(

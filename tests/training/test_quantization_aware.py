@@ -19,10 +19,12 @@ from quantpipe.progress import Silent
 from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import without_ranges
 from quantpipe.training.distillation import distillation_loss
+from quantpipe.training.epochs import Observers
 from quantpipe.training.log import NoLog
 from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.optimizer import build_sgd
 from quantpipe.training.recipe import Recipe
+from quantpipe.training.step import Objective
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +53,17 @@ def run(
         student,
         source,
         recipe,
-        detection_loss(recipe.loss, recipe.box_loss),
+        Objective(
+            loss=detection_loss(recipe.loss, recipe.box_loss),
+            extra_loss=distillation_loss(teacher, DISTILLATION, epochs=recipe.epochs),
+            gradient_masks=None,
+        ),
         letterboxed(64),
-        num_batches=source.num_batches,
         device=torch.device("cpu"),
-        gradient_masks=None,
-        extra_loss=distillation_loss(teacher, DISTILLATION, epochs=recipe.epochs),
-        validate=None,
-        log=NoLog(),
         processes=SingleProcess(),
         save_every=100,
         progress_folder=folder,
-        progress=progress,
-        description="qat",
+        observers=Observers(validate=None, log=NoLog(), progress=progress, description="qat"),
     )
 
 

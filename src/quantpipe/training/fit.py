@@ -21,11 +21,12 @@ from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.training.distillation import distillation_loss
 from quantpipe.training.distillation_numbers import DistillationNumbers
+from quantpipe.training.epochs import Observers
 from quantpipe.training.execution import Execution
-from quantpipe.training.log import NoLog, TrainingLog
-from quantpipe.training.loop import BatchSource, TrainResult, train
+from quantpipe.training.log import NoLog
+from quantpipe.training.loop import TrainResult, train
 from quantpipe.training.recipe import Recipe
-from quantpipe.training.step import ExtraLoss
+from quantpipe.training.step import ExtraLoss, Objective
 from quantpipe.training.tensorboard import training_log
 
 _VALIDATION_BATCH = 16
@@ -95,8 +96,11 @@ def fit(
     specification, device = job.specification, job.device
     validate = None if held_out is None else validator(held_out, specification, device)
     with training_log(log_folder, held_out, specification, device=device) as log:
+        observers = Observers(
+            validate=validate, log=log, progress=progress, description=job.description
+        )
         return run_together(
-            lambda processes: _train(job, processes, validate, log, progress),
+            lambda processes: _train(job, processes, observers),
             _train_along,
             _Following(job=job, validates=validate is not None),
             size=job.execution.num_processes,
@@ -119,21 +123,21 @@ def _train_along(processes: ProcessGroup, following: _Following) -> None:
     def validate(network: nn.Module) -> float:  # noqa: ARG001
         raise AssertionError("rank 0 validates")
 
-    shared = validate if following.validates else None
-    _train(following.job, processes, shared, NoLog(), Silent())
+    job = following.job
+    observers = Observers(
+        validate=validate if following.validates else None,
+        log=NoLog(),
+        progress=Silent(),
+        description=job.description,
+    )
+    _train(job, processes, observers)
 
 
-def _train(
-    job: TrainingJob,
-    processes: ProcessGroup,
-    validate: Callable[[nn.Module], float] | None,
-    log: TrainingLog,
-    progress: Progress,
-) -> TrainResult:
+def _train(job: TrainingJob, processes: ProcessGroup, observers: Observers) -> TrainResult:
     on_gpu = job.device == "cuda"
     device = torch.device("cuda", processes.local_rank) if on_gpu else torch.device("cpu")
-    source, num_batches = batch_source(
-        job.dataset,
+    source = DatasetBatches(
+        dataset=job.dataset,
         specification=job.specification,
         batch_size=job.recipe.batch_size,
         seed=job.seed,
@@ -147,19 +151,13 @@ def _train(
         job.detector,
         source,
         job.recipe,
-        job.loss,
+        Objective(loss=job.loss, extra_loss=_lessons(job, device), gradient_masks=job.masks),
         job.specification,
-        num_batches=num_batches,
         device=device,
-        gradient_masks=job.masks,
-        extra_loss=_lessons(job, device),
-        validate=validate,
-        save_every=job.execution.save_every,
-        log=log,
-        progress_folder=job.progress_folder,
-        progress=progress,
-        description=job.description,
         processes=processes,
+        save_every=job.execution.save_every,
+        progress_folder=job.progress_folder,
+        observers=observers,
     )
 
 
@@ -170,36 +168,52 @@ def _lessons(job: TrainingJob, device: torch.device) -> ExtraLoss | None:
     return distillation_loss(teacher, numbers, epochs=job.recipe.epochs)
 
 
-def batch_source(
-    dataset: DetectionDataset,
-    *,
-    specification: InputSpecification,
-    batch_size: int,
-    seed: int,
-    augmentation: Augmentation,
-    num_workers: int,
-    cache_mib: int,
-    rank: int = 0,
-    num_ranks: int = 1,
-) -> tuple[BatchSource, int]:
-    """One rank's part of the batches, as a function of the epoch, and how many an epoch has."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetBatches:
+    """One rank's part of the batches of a data set, as a function of the epoch.
 
-    def batches(*, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:
+    Attributes:
+        dataset: What to train on.
+        specification: What the network takes.
+        batch_size: Images in a batch, of all ranks together.
+        seed: Of the order and the augmentation.
+        augmentation: Of the epochs that ask for a strong one; the others go by its weak form.
+        num_workers: Processes that prepare images.
+        cache_mib: How much memory decoded images may take.
+        rank: Which part.
+        num_ranks: Of how many.
+    """
+
+    dataset: DetectionDataset
+    specification: InputSpecification
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    num_workers: int
+    cache_mib: int
+    rank: int
+    num_ranks: int
+
+    @property
+    def num_batches(self) -> int:
+        """How many an epoch has."""
+        return num_training_batches(self.dataset, self.batch_size)
+
+    def __call__(self, *, epoch: int, start_batch: int, strong: bool) -> Iterator[Batch]:
+        """Yields the batches of ``epoch``; see :class:`~.step_batches.BatchSource`."""
         return training_batches(
-            dataset,
-            specification=specification,
-            batch_size=batch_size,
-            seed=seed,
+            self.dataset,
+            specification=self.specification,
+            batch_size=self.batch_size,
+            seed=self.seed,
             epoch=epoch,
-            augmentation=augmentation if strong else augmentation.weak,
-            num_workers=num_workers,
+            augmentation=self.augmentation if strong else self.augmentation.weak,
+            num_workers=self.num_workers,
             start_batch=start_batch,
-            cache_bytes=cache_mib << 20,
-            rank=rank,
-            num_ranks=num_ranks,
+            cache_bytes=self.cache_mib << 20,
+            rank=self.rank,
+            num_ranks=self.num_ranks,
         )
-
-    return batches, num_training_batches(dataset, batch_size)
 
 
 def validator(

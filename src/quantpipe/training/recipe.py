@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
@@ -36,6 +37,11 @@ class Recipe:
     def accumulate(self) -> int:
         """Batches to an optimizer step."""
         return max(1, round(self.schedule.nominal_batch / self.batch_size))
+
+    def steps_per_epoch(self, num_batches: int) -> int:
+        """Optimizer steps of an epoch of ``num_batches`` batches; the last may have fewer."""
+        assert num_batches > 0
+        return math.ceil(num_batches / self.accumulate)
 
     @property
     def scaled_weight_decay(self) -> float:

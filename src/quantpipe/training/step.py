@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,16 +30,30 @@ LOSS_PARTS = ("loss", "cls", "iou", "extra")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a training minimizes.
+
+    Attributes:
+        loss: Of predictions against labels.
+        extra_loss: Added to it, and run under the recipe's autocast; None adds nothing.
+        gradient_masks: What multiplies the gradients, by parameter name; None for nothing.
+    """
+
+    loss: DetectionLoss
+    extra_loss: ExtraLoss | None
+    gradient_masks: Mapping[str, Tensor] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepper:
-    """Steps a session with the given losses, masks and rates."""
+    """Steps a session towards an objective, with the given masks and rates."""
 
     session: Session
     recipe: Recipe
     rates: Rates
-    loss: DetectionLoss
-    specification: InputSpecification
+    objective: Objective
     masks: list[tuple[nn.Parameter, Tensor]]
-    extra_loss: ExtraLoss | None
+    specification: InputSpecification
     ranges: RangeUpdates
     device: torch.device
     memory: torch.memory_format
@@ -64,11 +78,11 @@ class Stepper:
         """Adds the gradient of one batch; returns the loss parts (4,)."""
         images = self._images(batch.images)
         boxes, labels = batch.boxes.to(self.device), batch.labels.to(self.device)
-        mixed = self.recipe.schedule.mixed_precision
+        mixed, extra_loss = self.recipe.schedule.mixed_precision, self.objective.extra_loss
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             prediction = raw_prediction(self.session.network, images)
-            extra = self.extra_loss(images, prediction, epoch) if self.extra_loss else None
-        total, classification, box = self.loss(
+            extra = extra_loss(images, prediction, epoch) if extra_loss else None
+        total, classification, box = self.objective.loss(
             prediction, boxes, labels, over_processes=self.processes.all_reduce_sum
         )
         # A mean over this rank's images is a part of the mean over all.
