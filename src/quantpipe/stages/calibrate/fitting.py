@@ -51,13 +51,9 @@ def fit_to_int8(
         return Fitted(network, scales, {})
     chosen = sample(len(dataset.images), settings.num_images, context.seed)
     batches = float_batches(
-        dataset,
-        chosen,
-        specification=specification,
-        batch_size=batch_size,
-        device=context.device,
+        dataset, chosen, specification=specification, batch_size=batch_size, device=context.device
     )
-    named = {
+    decided_by = {
         "scales": scales.to_document(),
         "images": dataset.subset(chosen).fingerprint(None),
         "settings": asdict(settings),
@@ -69,7 +65,7 @@ def fit_to_int8(
         network,
         scales,
         torch.cat(list(batches)),
-        rounding=_choice(weight_rounding, bias_correction, settings, named, context),
+        rounding=_choice(weight_rounding, bias_correction, settings, decided_by, context),
         correct_bias=bias_correction,
         progress=context.progress,
     )
@@ -84,7 +80,7 @@ def _choice(
     method: WeightRounding,
     free_bias: bool,
     settings: AdjustmentSettings,
-    named: Mapping[str, Any],
+    decided_by: Mapping[str, Any],
     context: Context,
 ) -> RoundingChoice | None:
     solvers: Mapping[WeightRounding, Rounding | None] = {
@@ -96,7 +92,7 @@ def _choice(
         return None
     records = SavedRecords(
         folder=context.progress_folder / "codes",
-        identity=sha256_bytes(canonical_json(named).encode()),
+        identity=sha256_bytes(canonical_json(decided_by).encode()),
     )
     return RoundingChoice(
         solve=solve, num_positions=settings.num_positions, records=records, seed=context.seed

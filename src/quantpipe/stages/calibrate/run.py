@@ -29,7 +29,7 @@ from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.model import require_classes, save_model, with_weights
 from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations
-from quantpipe.quantization.scale_cache import TensorScale, build_scale_cache
+from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.settings.data import open_split
 from quantpipe.stages.calibrate.config import CalibrateConfig, method_of
@@ -37,6 +37,7 @@ from quantpipe.stages.calibrate.fitting import fit_to_int8
 from quantpipe.stages.calibrate.released_ranges import METHOD, read_released_ranges
 from quantpipe.stages.calibrate.statistics import (
     CalibrationImages,
+    RangeSolver,
     collect_statistics,
     range_solver,
 )
@@ -53,8 +54,6 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     checkpoint = as_deployed(trained)
     network = restore_detector(checkpoint).to(context.device)
 
-    example = torch.zeros(1, 3, *trained.input.size, device=context.device)
-    operations = find_operations(network, example)
     chosen = sample(len(dataset.images), config.num_images, context.seed)
     images = CalibrationImages(
         dataset=dataset,
@@ -63,16 +62,7 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
         batch_size=config.batch_size,
     )
     method = METHOD if config.from_checkpoint is not None else method_of(config)
-    amax, weights = _ranges(config, network, operations, images, checkpoint, outputs, context)
-    cache = build_scale_cache(
-        unify(amax, concat_groups(network, example)),
-        weights,
-        method=method,
-        weights_digest=checkpoint.weights_digest,
-        data_digest=dataset.subset(chosen).fingerprint(None),
-        preprocessing=trained.input.as_scalars(),
-        number_format=NUMBER_FORMAT,
-    )
+    cache = _scales(config, network, images, checkpoint, method, outputs, context)
     fitted = fit_to_int8(
         network,
         cache,
@@ -89,10 +79,34 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     save_model(outputs["model"], checkpoint, cache, plan=None)
     return {
         "num_images": len(chosen),
-        "num_operations": len(amax),
+        "num_operations": len(cache.operations()),
         "method": method,
         **fitted.metrics,
     }
+
+
+def _scales(
+    config: CalibrateConfig,
+    network: DetectorNetwork,
+    images: CalibrationImages,
+    checkpoint: Checkpoint,
+    method: str,
+    outputs: Outputs,
+    context: Context,
+) -> ScaleCache:
+    """The ranges of a network before anything is fitted to them."""
+    example = torch.zeros(1, 3, *checkpoint.input.size, device=context.device)
+    operations = find_operations(network, example)
+    amax, weights = _ranges(config, network, operations, images, checkpoint, outputs, context)
+    return build_scale_cache(
+        unify(amax, concat_groups(network, example)),
+        weights,
+        method=method,
+        weights_digest=checkpoint.weights_digest,
+        data_digest=images.dataset.subset(images.chosen).fingerprint(None),
+        preprocessing=checkpoint.input.as_scalars(),
+        number_format=NUMBER_FORMAT,
+    )
 
 
 def _ranges(
@@ -158,6 +172,22 @@ def _activation_ranges(
             progress=context.progress,
             total=images.num_batches,
         )
+    solve = _solver(config, network, operations, images, weights_digest, context)
+    amax = solve(None)
+    if config.bootstrap:
+        _report_intervals(config, amax, solve, len(images.chosen), outputs["ranges"], context)
+    return amax
+
+
+def _solver(
+    config: CalibrateConfig,
+    network: DetectorNetwork,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    weights_digest: str,
+    context: Context,
+) -> RangeSolver:
+    """What solves the ranges from statistics of the images, all or some of them."""
     statistics = collect_statistics(
         network,
         operations,
@@ -168,20 +198,16 @@ def _activation_ranges(
         timeout_seconds=config.trainer.timeout_s,
         context=context,
     )
-    solve = range_solver(
+    return range_solver(
         network,
         operations,
         images,
         statistics,
-        method=method,
+        method=method_of(config),
         number_format=NUMBER_FORMAT,
         percentile=config.percentile,
         context=context,
     )
-    amax = solve(None)
-    if config.bootstrap:
-        _report_intervals(config, amax, solve, len(images.chosen), outputs["ranges"], context)
-    return amax
 
 
 def _report_intervals(

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation
 from quantpipe.quantization.output_error import OUTPUT_ERRORS
 from quantpipe.quantization.shared_ranges import concat_groups, unify
+
+RangeSolver = Callable[[NDArray[np.intp] | None], dict[str, float]]
+"""(n,) numbers of images, with repetition, or None for all, to the amax of each operation."""
 
 _STATISTICS, _STATISTICS_VERSION = "statistics.npz", 2
 
@@ -103,15 +106,6 @@ def collect_statistics(
     Raises:
         MachineError: A rank died or no longer answers; names it.
     """
-    named_by = {
-        "statistics": _STATISTICS_VERSION,
-        "weights": weights_digest,
-        "images": images.dataset.subset(images.chosen).fingerprint(None),
-        "input": asdict(images.specification),
-        "batch_size": images.batch_size,
-        "device": context.device,
-        "by_image": by_image,
-    }
     job = _CountingJob(
         network=network if num_ranks == 1 else copy.deepcopy(network).cpu(),
         operations=operations,
@@ -131,7 +125,8 @@ def collect_statistics(
         )
 
     folder = context.materialize(
-        named_by, lambda root: save_statistics(root / _STATISTICS, count())
+        {"statistics": _STATISTICS_VERSION, "weights": weights_digest, **job.named_by()},
+        lambda root: save_statistics(root / _STATISTICS, count()),
     )
     return load_statistics(folder / _STATISTICS)
 
@@ -145,6 +140,16 @@ class _CountingJob:
     images: CalibrationImages
     by_image: bool
     device: str
+
+    def named_by(self) -> dict[str, Any]:
+        """What decides, beside the weights, what is counted."""
+        return {
+            "images": self.images.dataset.subset(self.images.chosen).fingerprint(None),
+            "input": asdict(self.images.specification),
+            "batch_size": self.images.batch_size,
+            "device": self.device,
+            "by_image": self.by_image,
+        }
 
 
 def _count_along(processes: ProcessGroup, job: _CountingJob) -> None:
@@ -177,37 +182,51 @@ def range_solver(
     number_format: NumberFormat,
     percentile: float | None,
     context: Context,
-) -> Callable[[NDArray[np.intp] | None], dict[str, float]]:
+) -> RangeSolver:
     """Returns what solves the ranges: from all images, or from numbers of some of them.
 
     Operations whose tensors meet in a concat get one range. ``auto`` weighs the candidates here,
     once; the rest is arithmetic on what was counted.
     """
-    groups = concat_groups(
-        network, torch.zeros(1, 3, *images.specification.size, device=context.device)
-    )
-
-    def of(drawn: NDArray[np.intp] | None) -> tuple[Statistics, Progress]:
-        if drawn is None:
-            return statistics, context.progress
-        return statistics.resampled(drawn), Silent()
-
-    def by_method(drawn: NDArray[np.intp] | None) -> dict[str, float]:
-        seen, progress = of(drawn)
-        assert method != "auto"
-        return unify(
-            solve(
-                seen,
-                method,
-                number_format=number_format,
-                percentile=percentile,
-                progress=progress,
-            ),
-            groups,
+    example = torch.zeros(1, 3, *images.specification.size, device=context.device)
+    groups = concat_groups(network, example)
+    if method == "auto":
+        return _by_degradation(
+            network, operations, images, statistics, groups, number_format, context
         )
+    return _by_method(statistics, groups, method, number_format, percentile, context.progress)
 
-    if method != "auto":
-        return by_method
+
+def _by_method(
+    statistics: Statistics,
+    groups: Sequence[frozenset[str]],
+    method: CalibrationMethod,
+    number_format: NumberFormat,
+    percentile: float | None,
+    progress: Progress,
+) -> RangeSolver:
+    def solved(drawn: NDArray[np.intp] | None) -> dict[str, float]:
+        amax = solve(
+            _drawn(statistics, drawn),
+            method,
+            number_format=number_format,
+            percentile=percentile,
+            progress=progress if drawn is None else Silent(),
+        )
+        return unify(amax, groups)
+
+    return solved
+
+
+def _by_degradation(
+    network: DetectorNetwork,
+    operations: Sequence[Operation],
+    images: CalibrationImages,
+    statistics: Statistics,
+    groups: Sequence[frozenset[str]],
+    number_format: NumberFormat,
+    context: Context,
+) -> RangeSolver:
     degradations = range_degradations(
         network,
         operations,
@@ -221,17 +240,21 @@ def range_solver(
         progress=context.progress,
         total=images.num_batches,
     )
-
-    def by_degradation(drawn: NDArray[np.intp] | None) -> dict[str, float]:
-        labels = degradations.least(drawn)
-        candidates = candidate_ranges(
-            of(drawn)[0], groups, number_format=number_format, only=set(labels.values())
-        )
-        return chosen_ranges(candidates, labels)
-
     numbers = Counter(degradations.least().values()).most_common()
     context.progress.note(
         f"{context.step}: least harmful ranges: "
         + ", ".join(f"{label} for {number}" for label, number in numbers)
     )
-    return by_degradation
+
+    def solved(drawn: NDArray[np.intp] | None) -> dict[str, float]:
+        labels = degradations.least(drawn)
+        seen, only = _drawn(statistics, drawn), set(labels.values())
+        candidates = candidate_ranges(seen, groups, number_format=number_format, only=only)
+        return chosen_ranges(candidates, labels)
+
+    return solved
+
+
+def _drawn(statistics: Statistics, numbers: NDArray[np.intp] | None) -> Statistics:
+    """What was counted on all images, or on a draw of them."""
+    return statistics if numbers is None else statistics.resampled(numbers)
