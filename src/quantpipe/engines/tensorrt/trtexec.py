@@ -55,9 +55,19 @@ def trtexec_commands(
     """
     height, width = settings.image_size
     shape = f"{input_name}:{batch_size}x3x{height}x{width}"
-    ranges = ("min", "opt", "max") if dynamic else ()
-    build = [
-        "trtexec",
+    build = _build_arguments(version, settings, files, shape if dynamic else None)
+    time = _time_arguments(version, files, shape if dynamic else None)
+    return shlex.join(["trtexec", *build]), shlex.join(["trtexec", *time])
+
+
+def _build_arguments(
+    version: TensorRtVersion,
+    settings: BuildSettings[TensorRtSettings],
+    files: TrtexecFiles,
+    shape: str | None,
+) -> list[str]:
+    ranges = () if shape is None else ("min", "opt", "max")
+    return [
         f"--onnx={files.onnx}",
         f"--saveEngine={files.plan}",
         *(f"--{end}Shapes={shape}" for end in ranges),
@@ -70,10 +80,12 @@ def trtexec_commands(
         f"--timingCacheFile={files.timing_cache}",
         "--skipInference",
     ]
-    time = [
-        "trtexec",
+
+
+def _time_arguments(version: TensorRtVersion, files: TrtexecFiles, shape: str | None) -> list[str]:
+    return [
         f"--loadEngine={files.plan}",
-        *([f"--shapes={shape}"] if dynamic else []),
+        *([] if shape is None else [f"--shapes={shape}"]),
         "--infStreams=1",
         "--warmUp=200",
         "--duration=3",
@@ -82,7 +94,6 @@ def trtexec_commands(
         "--percentile=50,95,99",
         *(_TIMED_AS_IN_11 if version.major < 11 else ()),
     ]
-    return shlex.join(build), shlex.join(time)
 
 
 def _precision_arguments(

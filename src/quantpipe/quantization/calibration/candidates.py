@@ -152,16 +152,9 @@ def range_degradations(
         Interrupted: A signal asked to stop.
     """
     frozen = copy.deepcopy(network).requires_grad_(False)
-    alone = {o.name for o in operations}.difference(*groups)
-    classes = (*groups, *(frozenset([o.name]) for o in operations if o.name in alone))
-    weighers = {
-        name: _Weigher(
-            [candidates[label][name] for label in candidates],
-            candidates["max"][name],
-            number_format.max_level,
-        )
-        for name in (o.name for o in operations)
-    }
+    names = [operation.name for operation in operations]
+    weighers = _weighers(names, candidates, number_format)
+    every_group = _with_singles(groups, names)
     parts: list[Floats] = []
     num_images = 0
     for images in progress.track(batches, "weighing ranges", total=total):
@@ -170,15 +163,41 @@ def range_degradations(
             signs = random_signs(predictions, num_images, 0, seed)
             projected(predictions, error, signs).backward()  # type: ignore[no-untyped-call]
         num_images += len(images)
-        parts.append(np.stack([_of_group(group, found) for group in classes], axis=1))
+        parts.append(np.stack([_of_group(group, found) for group in every_group], axis=1))
         stop_if_asked(progress)
     values = np.concatenate(parts)
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
-        raise NumericalError(f"calibration image {bad} gives a gradient that is not finite")
+    _require_finite(values)
     return RangeDegradations(
-        operations=tuple(weighers), labels=tuple(candidates), groups=classes, values=values
+        operations=tuple(names), labels=tuple(candidates), groups=every_group, values=values
     )
+
+
+def _weighers(
+    names: Sequence[str], candidates: Mapping[str, Ranges], number_format: NumberFormat
+) -> dict[str, _Weigher]:
+    return {
+        name: _Weigher(
+            [ranges[name] for ranges in candidates.values()],
+            candidates["max"][name],
+            number_format.max_level,
+        )
+        for name in names
+    }
+
+
+def _with_singles(
+    groups: Sequence[frozenset[str]], names: Sequence[str]
+) -> tuple[frozenset[str], ...]:
+    """The groups, and one for each operation that shares its range with none."""
+    alone = set(names).difference(*groups)
+    return (*groups, *(frozenset([name]) for name in names if name in alone))
+
+
+def _require_finite(values: Floats) -> None:
+    finite = np.isfinite(values).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(np.flatnonzero(~finite)[0])
+        raise NumericalError(f"calibration image {bad} gives a gradient that is not finite")
 
 
 def _of_group(group: frozenset[str], found: Found) -> Floats:

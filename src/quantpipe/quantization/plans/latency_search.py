@@ -101,23 +101,8 @@ def search_within_latency(
     Returns:
         If no plan that was tried meets the budget, the fastest of them.
     """
-    all_int8 = time(ranked_plan(table, (), reason=""))
-    timed: dict[frozenset[str], PlanLatency] = {frozenset(): all_int8}
-    quickest = fastest(model)
-    # The machine may have been slower or faster when the model was fitted.
-    pace = model.predicted(()) / all_int8.all_int8
-    least, budget = model.predicted(quickest), max_ms(all_int8) * pace
-
-    def meets(kept: frozenset[str]) -> bool:
-        return _milliseconds(timed[kept]) <= max_ms(timed[kept])
-
-    for room in _ROOM:
-        kept = least_degradation(model, shares, max_ms=least + (budget - least) * room) or quickest
-        if kept not in timed:
-            timed[kept] = time(ranked_plan(table, kept, reason=""))
-        if meets(kept):
-            break
-    meeting = [kept for kept in timed if meets(kept)]
+    timed = _timed_plans(table, model, shares, time, max_ms)
+    meeting = [kept for kept, latency in timed.items() if _meets(latency, max_ms)]
     chosen = (
         max(meeting, key=lambda kept: sum(shares[name] for name in kept))
         if meeting
@@ -133,6 +118,33 @@ def search_within_latency(
     )
     found = _found(table, chosen, tried, lambda _: timed[chosen], reason)
     return replace(found, meets=bool(meeting))
+
+
+def _timed_plans(
+    table: SensitivityTable,
+    model: LatencyModel,
+    shares: Mapping[str, float],
+    time: Timing,
+    max_ms: Callable[[PlanLatency], float],
+) -> dict[frozenset[str], PlanLatency]:
+    """Times INT8 throughout, and what the programs choose until one of it meets the budget."""
+    all_int8 = time(ranked_plan(table, (), reason=""))
+    timed: dict[frozenset[str], PlanLatency] = {frozenset(): all_int8}
+    quickest = fastest(model)
+    # The machine may have been slower or faster when the model was fitted.
+    pace = model.predicted(()) / all_int8.all_int8
+    least, budget = model.predicted(quickest), max_ms(all_int8) * pace
+    for room in _ROOM:
+        kept = least_degradation(model, shares, max_ms=least + (budget - least) * room) or quickest
+        if kept not in timed:
+            timed[kept] = time(ranked_plan(table, kept, reason=""))
+        if _meets(timed[kept], max_ms):
+            break
+    return timed
+
+
+def _meets(latency: PlanLatency, max_ms: Callable[[PlanLatency], float]) -> bool:
+    return _milliseconds(latency) <= max_ms(latency)
 
 
 def _found(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from quantpipe.quantization.simulation.network import (
 )
 
 B = TypeVar("B")
+ByOperation = dict[str, list[float]]  # one value for each image
 
 
 def by_gradient(
@@ -55,7 +56,7 @@ def by_gradient(
         processes, names = task.processes, task.names
         network = quantize(task.network, task.scales).requires_grad_(False)
         switched = names if task.direction == "all_but" else ()
-        degradation: dict[int, dict[str, list[float]]] = {}
+        degradation: dict[int, ByOperation] = {}
         for number, batch in enumerate(
             task.progress.track(task.batches, "sensitivity", total=task.num_batches)
         ):
@@ -72,15 +73,19 @@ def by_gradient(
             degradation[number] = products.means()
             stop_if_asked(task.progress)
         parts = processes.all_gather((degradation, time.perf_counter() - start))
-        by_batch = sorted((item for part, _ in parts for item in part.items()), key=itemgetter(0))
-        values = {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}
         return Measured(
-            degradation=mean_degradation(values),
+            degradation=mean_degradation(_in_order([part for part, _ in parts], names)),
             seconds=max(seconds for _, seconds in parts),
             passes=2.0 + num_projections,
         )
 
     return measure
+
+
+def _in_order(parts: Sequence[Mapping[int, ByOperation]], names: Sequence[str]) -> ByOperation:
+    """Joins what several processes found, by number of batch, to the images in their order."""
+    by_batch = sorted((item for part in parts for item in part.items()), key=itemgetter(0))
+    return {name: [v for _, of_batch in by_batch for v in of_batch[name]] for name in names}
 
 
 class _Products:
@@ -104,7 +109,7 @@ class _Products:
         loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
         self._squares.append({name: p.square() for name, p in self._products.items()})
 
-    def means(self) -> dict[str, list[float]]:
+    def means(self) -> ByOperation:
         """Returns the mean of the squares over the projections, for each image."""
         return {
             name: torch.stack([squares[name] for squares in self._squares]).mean(dim=0).tolist()

@@ -129,10 +129,7 @@ def adjust_weights(
         done={},
         corrections={},
     )
-    for name, operation in operations.items():
-        parent, _, leaf = name.rpartition(".")
-        both = _SideBySide(name, network.get_submodule(name), operation, visit)
-        setattr(pair.get_submodule(parent), leaf, both)
+    _set_side_by_side(pair, network, operations, visit)
     with torch.no_grad():
         pair(torch.cat([images, images]))
     for _ in visit.bar:
@@ -142,6 +139,16 @@ def adjust_weights(
         bias_corrections=visit.corrections,
         operations=visit.done,
     )
+
+
+def _set_side_by_side(
+    pair: nn.Module, network: nn.Module, operations: Mapping[str, FakeQuantized], visit: _Visit
+) -> None:
+    """Sets beside each operation of ``pair``, in place, the same one of the float network."""
+    for name, operation in operations.items():
+        parent, _, leaf = name.rpartition(".")
+        both = _SideBySide(name, network.get_submodule(name), operation, visit)
+        setattr(pair.get_submodule(parent), leaf, both)
 
 
 class _SideBySide(nn.Module):
