@@ -121,7 +121,7 @@ def measured(name: str, runs: Mapping[int, int], peak: float, folder: Path) -> I
         rates = graphs.throughputs(batch, images, num_runs)
         for engine, latency in latencies.items():
             rate, streams = rates.get(engine, (None, None))
-            alone = 1000 * batch / latency["p50"]
+            alone = 1000 * batch / latency.p50
             best = max(rate or 0, alone)
             yield Row(
                 network=name,
@@ -353,7 +353,7 @@ def report(rows: list[Row]) -> None:
     """Prints one table for each batch size; ratios are of the medians."""
     for batch in sorted({row.batch_size for row in rows}):
         chosen = [row for row in rows if row.batch_size == batch]
-        median = {row.engine: row.latency["p50"] for row in chosen}
+        median = {row.engine: row.latency.p50 for row in chosen}
         print(f"\nYOLOv6-{chosen[0].network} at {chosen[0].image_size} px, batch {batch}")
         print(
             f"{'engine':<30}{'p50 ms':>9}{'p95':>9}{'p99':>9}{'least':>9}"
@@ -363,8 +363,8 @@ def report(rows: list[Row]) -> None:
             times, own = row.latency, median[row.engine]
             share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
             print(
-                f"{row.engine:<30}{times['p50']:>9.2f}{times['p95']:>9.2f}{times['p99']:>9.2f}"
-                f"{times['fastest']:>9.2f}"
+                f"{row.engine:<30}{times.p50:>9.2f}{times.p95:>9.2f}{times.p99:>9.2f}"
+                f"{times.fastest:>9.2f}"
                 f"{median['OpenVINO fp32'] / own:>8.2f}{median['OpenVINO bf16'] / own:>8.2f}"
                 f"{row.images_per_second or 0:>10.1f}{share:>9}"
             )

@@ -14,14 +14,16 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from quantpipe.detector.checkpoint import load_checkpoint
-from quantpipe.report.summary import Summary, Variant, load_summary
+from quantpipe.report.summary import Summary, load_summary
 from quantpipe.report.table import parity_text
+from quantpipe.report.variant import Variant
 
 ENGINES = ("openvino", "onnxruntime")
 
@@ -39,8 +41,8 @@ def main() -> None:
         for engine in ENGINES:
             count = 8 if arguments.quick else 10_000
             summary = run(arguments.data, arguments.checkpoint, engine, count, Path(folder))
-            variants += summary["variants"]
-    text = parity_text({**summary, "variants": variants})
+            variants += summary.variants
+    text = parity_text(replace(summary, variants=tuple(variants)))
     table = Table()
     for header in text.headers:
         table.add_column(header)
@@ -54,7 +56,11 @@ def main() -> None:
 
 def figures(variant: Variant) -> dict[str, object]:
     """The record of a variant."""
-    return {"engine": variant["engine"], "name": variant["name"], **(variant["parity"] or {})}
+    return {
+        "engine": variant.engine,
+        "name": variant.name,
+        **({} if variant.parity is None else asdict(variant.parity)),
+    }
 
 
 def run(data: Path, checkpoint: Path, engine: str, num_images: int, folder: Path) -> Summary:

@@ -15,8 +15,8 @@ def layer(name: str, *, precision: str = "fp32", quantizable: bool = True) -> En
 
 def reason(engine: str, model: onnx.ModelProto, name: str) -> str:
     (found,) = fallbacks(engine, [layer(name)], model)
-    assert found["layer"] == name
-    return found["reason"]
+    assert found.layer == name
+    return found.reason
 
 
 def without_pair(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -34,7 +34,7 @@ def test_only_float_layers_that_could_be_int8_are_told(tiny: Any) -> None:
         layer("head,relu"),
     ]
     found = fallbacks("openvino", layers, tiny.model(quantized=True))
-    assert [fallback["layer"] for fallback in found] == ["head,relu"]
+    assert [fallback.layer for fallback in found] == ["head,relu"]
 
 
 def test_the_plan_and_the_library_are_told_apart(tiny: Any) -> None:

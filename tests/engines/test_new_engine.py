@@ -198,4 +198,4 @@ def test_its_rules_are_asked_for(tiny: Any, tmp_path: Path, float_onnx: Path) ->
     )
     layers = [EngineLayer(name="stem", kind="Conv", precision="fp32", quantizable=True)]
     (found,) = fallbacks("toy", layers, tiny.model(quantized=True))
-    assert found["reason"] == "toys have no Conv in integers"
+    assert found.reason == "toys have no Conv in integers"

@@ -102,7 +102,7 @@ def test_every_operation_is_found_in_the_engines_that_run_it(exported: Any, tmp_
             assert set(times.milliseconds) == set(exported.scales.operations())
             total = sum(times.milliseconds.values()) + times.elsewhere
             assert times.elsewhere < 0.7 * total
-            assert 0.4 * whole["fastest"] < total < 2.5 * whole["fastest"]
+            assert 0.4 * whole.fastest < total < 2.5 * whole.fastest
 
 
 def _changed(exported: Any, op_type: str, number: int = 0) -> Any:

@@ -4,13 +4,12 @@ import pytest
 
 from quantpipe.engines.benchmark import Latency
 from quantpipe.report.summary import (
-    Measurement,
-    Parity,
     RunInfo,
     StageTime,
     Summary,
     build_summary,
 )
+from quantpipe.report.variant import Parity, Variant
 
 
 def _latency(median: float) -> Latency:
@@ -42,9 +41,9 @@ def stages() -> list[StageTime]:
 
 
 @pytest.fixture
-def measurements() -> list[Measurement]:
+def variants() -> list[Variant]:
     return [
-        Measurement(
+        Variant(
             name="fp32",
             precision="fp32",
             engine="tensorrt",
@@ -52,18 +51,18 @@ def measurements() -> list[Measurement]:
             map=0.431,
             map50=0.6,
         ),
-        Measurement(
+        Variant(
             name="half",
             precision="half",
             engine="tensorrt",
             image_size=640,
             map=0.4305,
             map50=0.6,
-            latency={1: _latency(2.65), 32: _latency(59.1)},
-            fps={1: 377.0, 32: 541.0},
+            latency_ms={"b1": _latency(2.65), "b32": _latency(59.1)},
+            fps={"b1": 377.0, "b32": 541.0},
             size_mb=34.6,
         ),
-        Measurement(
+        Variant(
             name="qat",
             precision="int8",
             engine="tensorrt",
@@ -71,8 +70,8 @@ def measurements() -> list[Measurement]:
             map=0.433,
             map50=0.601,
             agreement=0.971,
-            latency={1: _latency(1.68), 32: _latency(37.9)},
-            fps={1: 596.0, 32: 844.0},
+            latency_ms={"b1": _latency(1.68), "b32": _latency(37.9)},
+            fps={"b1": 596.0, "b32": 844.0},
             size_mb=17.9,
             float_layers=0,
             parity=Parity(
@@ -88,7 +87,7 @@ def measurements() -> list[Measurement]:
                 map_delta=0.003,
             ),
         ),
-        Measurement(
+        Variant(
             name="qat",
             precision="int8",
             engine="openvino",
@@ -99,5 +98,5 @@ def measurements() -> list[Measurement]:
 
 
 @pytest.fixture
-def summary(run_info: RunInfo, measurements: list[Measurement], stages: list[StageTime]) -> Summary:
-    return build_summary(run_info, measurements, stages)
+def summary(run_info: RunInfo, variants: list[Variant], stages: list[StageTime]) -> Summary:
+    return build_summary(run_info, variants, stages)

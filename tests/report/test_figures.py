@@ -1,6 +1,7 @@
 import itertools
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -78,9 +79,8 @@ def test_accuracy_latency_labels_every_measured_variant(summary: Summary) -> Non
 
 
 def test_labels_of_equal_points_do_not_cover_each_other(summary: Summary) -> None:
-    qat = summary["variants"][2]
-    summary["variants"] = [{**qat, "name": f"variant{i}"} for i in range(4)]
-    svg = accuracy_latency_chart(summary)
+    same = tuple(replace(summary.variants[2], name=f"variant{i}") for i in range(4))
+    svg = accuracy_latency_chart(replace(summary, variants=same))
     assert svg is not None
     heights = sorted(_height_of(svg, f"variant{i}") for i in range(4))
     gaps = [high - low for low, high in itertools.pairwise(heights)]
@@ -88,8 +88,8 @@ def test_labels_of_equal_points_do_not_cover_each_other(summary: Summary) -> Non
 
 
 def test_nothing_measured_gives_no_chart(summary: Summary) -> None:
-    summary["variants"] = summary["variants"][:1]
-    assert accuracy_latency_chart(summary) is None
+    first = replace(summary, variants=summary.variants[:1])
+    assert accuracy_latency_chart(first) is None
 
 
 @pytest.mark.parametrize("with_map", [True, False])

@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -76,8 +77,12 @@ def test_page_is_whole_and_reaches_for_nothing(summary: Summary) -> None:
 
 
 def test_text_of_others_is_escaped(summary: Summary) -> None:
-    summary["run"]["data"] = EVIL
-    summary["variants"][2]["engine"] = EVIL
+    qat = replace(summary.variants[2], engine=EVIL)
+    summary = replace(
+        summary,
+        run=replace(summary.run, data=EVIL),
+        variants=(*summary.variants[:2], qat, *summary.variants[3:]),
+    )
     report = _report(summary)
     evil = Report(
         summary=summary,
@@ -95,7 +100,7 @@ def test_text_of_others_is_escaped(summary: Summary) -> None:
 def test_headline_is_the_best_quantized_variant(summary: Summary) -> None:
     best = headline_variant(summary)
     assert best is not None
-    assert (best["name"], best["engine"]) == ("qat", "tensorrt")
+    assert (best.name, best.engine) == ("qat", "tensorrt")
     numbers = {number.label: number.value for number in key_numbers(summary, best)}
     assert numbers == {
         "mAP 50:95": "43.3",
@@ -107,12 +112,11 @@ def test_headline_is_the_best_quantized_variant(summary: Summary) -> None:
 
 
 def test_a_run_without_quantized_or_measured_variants_has_a_page_too(summary: Summary) -> None:
-    summary["variants"] = summary["variants"][:1]
+    summary = replace(summary, variants=summary.variants[:1])
     best = headline_variant(summary)
     assert best is not None
-    assert best["name"] == "fp32"
-    summary["variants"] = []
-    summary["stages"] = []
+    assert best.name == "fp32"
+    summary = replace(summary, variants=(), stages=())
     empty = Report(summary=summary, charts=(), examples=(), settings={}, provenance={})
     assert headline_variant(summary) is None
     assert Page(render_report(empty)).open == []

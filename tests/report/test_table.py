@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -29,13 +30,14 @@ def test_variants_read_like_the_published_table(summary: Summary) -> None:
 
 
 def test_stages(summary: Summary) -> None:
-    rows = stage_text(summary["stages"]).rows
+    rows = stage_text(summary.stages).rows
     assert rows == (("train_repopt", "1:00", "yes"), ("calibrate", "15 s", ""))
 
 
 def test_printed_text_is_plain_off_a_terminal_and_names_the_skipped(summary: Summary) -> None:
-    summary["variants"][2]["engine"] = "[red]x"  # brackets are text, not markup
-    printed = _printed(summary, width=150)
+    qat = replace(summary.variants[2], engine="[red]x")  # brackets are text, not markup
+    variants = (*summary.variants[:2], qat, *summary.variants[3:])
+    printed = _printed(replace(summary, variants=variants), width=150)
     assert "[red]x" in printed
     assert "596" in printed
     assert "qat on openvino was skipped: openvino is not installed" in printed

@@ -16,10 +16,10 @@ from quantpipe import __version__
 from quantpipe.cli.config import CheckedRun
 from quantpipe.cli.steps import Skipped
 from quantpipe.core.runner import StepRecord
+from quantpipe.documents import record
 from quantpipe.engines.hardware import processor
 from quantpipe.progress import Progress
 from quantpipe.report.summary import (
-    Measurement,
     RunInfo,
     StageTime,
     Summary,
@@ -28,6 +28,7 @@ from quantpipe.report.summary import (
 )
 from quantpipe.report.sweep import SweepJob, build_sweep, save_sweep, sweep_table
 from quantpipe.report.table import print_summary
+from quantpipe.report.variant import Variant
 from quantpipe.stages.artifacts import EXAMPLES
 from quantpipe.versions import installed_versions
 
@@ -45,12 +46,12 @@ def present(
     """Writes ``summary.json`` and ``report.html`` and prints the table."""
     summary = build_summary(
         _run_info(run, started, seconds),
-        [*_measurements(records), *_skipped(run, records)],
+        [*_measured(records), *_skipped(run, records)],
         [_time(record) for record in records],
     )
     save_summary(root / "summary.json", summary)
     _write_report(run, records, summary, root / "report.html")
-    if summary["variants"]:
+    if summary.variants:
         print_summary(summary, Console())
     reused = sum(record.reused for record in records)
     skipped = sum(record.skipped is not None for record in records)
@@ -79,18 +80,18 @@ def _sweep_job(job: Path) -> SweepJob:
 
 def _run_info(run: CheckedRun, started: datetime, seconds: float) -> RunInfo:
     model, data = run.composed["model"], run.composed["data"]
-    return {
-        "pipeline": run.pipeline.name,
-        "command": shlex.join(["quantpipe", *run.overrides]),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "seed": run.settings.seed,
-        "device": run.device,
-        "hardware": processor(),
-        "model": f"{model['name']} at {_size(model['image_size'])} px",
-        "data": str(data.get("root") or data["format"]),
-        "versions": {"quantpipe": __version__, **installed_versions(_LIBRARIES)},
-    }
+    return RunInfo(
+        pipeline=run.pipeline.name,
+        command=shlex.join(["quantpipe", *run.overrides]),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        seed=run.settings.seed,
+        device=run.device,
+        hardware=processor(),
+        model=f"{model['name']} at {_size(model['image_size'])} px",
+        data=str(data.get("root") or data["format"]),
+        versions={"quantpipe": __version__, **installed_versions(_LIBRARIES)},
+    )
 
 
 def _size(image_size: int | Sequence[int]) -> int | str:
@@ -98,27 +99,13 @@ def _size(image_size: int | Sequence[int]) -> int | str:
     return image_size if isinstance(image_size, int) else "x".join(map(str, image_size))
 
 
-def _measurements(records: Sequence[StepRecord]) -> Iterator[Measurement]:
-    for record in records:
-        for measured in record.metrics.get("variants", ()):
-            yield Measurement(
-                name=measured["name"],
-                precision=measured["precision"],
-                engine=measured["engine"],
-                image_size=measured["image_size"],
-                map=measured["map"],
-                map50=measured["map50"],
-                agreement=measured["agreement"],
-                latency={int(batch): times for batch, times in measured["latency"].items()},
-                size_mb=measured["size_mb"],
-                float_layers=measured["float_layers"],
-                fps={int(batch): rate for batch, rate in measured["fps"].items()},
-                fallbacks=measured["fallbacks"],
-                parity=measured["parity"],
-            )
+def _measured(steps: Sequence[StepRecord]) -> Iterator[Variant]:
+    for step in steps:
+        for variant in step.metrics.get("variants", ()):
+            yield record(Variant, variant)
 
 
-def _skipped(run: CheckedRun, records: Sequence[StepRecord]) -> Iterator[Measurement]:
+def _skipped(run: CheckedRun, records: Sequence[StepRecord]) -> Iterator[Variant]:
     """Variants that this machine or its engine cannot run, known before or found out."""
     failed = {record.step: record.skipped for record in records if record.skipped is not None}
     found_out = {
@@ -127,7 +114,7 @@ def _skipped(run: CheckedRun, records: Sequence[StepRecord]) -> Iterator[Measure
         if variant.step in failed
     }
     for name, skipped in {**run.skipped, **found_out}.items():
-        yield Measurement(
+        yield Variant(
             name=name,
             precision=skipped.precision,
             engine=run.composed["engine"]["name"],
@@ -137,7 +124,7 @@ def _skipped(run: CheckedRun, records: Sequence[StepRecord]) -> Iterator[Measure
 
 
 def _time(record: StepRecord) -> StageTime:
-    return {"step": record.step, "seconds": round(record.spent, 3), "reused": record.reused}
+    return StageTime(step=record.step, seconds=round(record.spent, 3), reused=record.reused)
 
 
 def _write_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypedDict
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from quantpipe.progress import Progress
 _NANOSECONDS_PER_MILLISECOND = 1e6
 
 
-class Latency(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Latency:
     """How long one run takes, in milliseconds.
 
     ``fastest`` is what it takes when nothing else disturbs it, which is what two engines are
@@ -104,9 +105,4 @@ def _timed(
 def _summary(nanoseconds: list[int]) -> Latency:
     values = np.asarray(nanoseconds, dtype=np.float64) / _NANOSECONDS_PER_MILLISECOND
     p50, p95, p99 = np.percentile(values, [50, 95, 99])
-    return {
-        "fastest": float(values.min()),
-        "p50": float(p50),
-        "p95": float(p95),
-        "p99": float(p99),
-    }
+    return Latency(fastest=float(values.min()), p50=float(p50), p95=float(p95), p99=float(p99))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +136,8 @@ class LayerTime:
     milliseconds: float
 
 
-class Fallback(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
     """A layer of an INT8 engine that could run in INT8 and does not, and why."""
 
     layer: str

@@ -24,7 +24,7 @@ def fallbacks(engine: str, layers: Sequence[EngineLayer], model: onnx.ModelProto
     """
     graph = _Graph(model)
     return [
-        {"layer": layer.name, "reason": _reason(engine, layer, graph)}
+        Fallback(layer=layer.name, reason=_reason(engine, layer, graph))
         for layer in float_layers(layers)
     ]
 

@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class Differences:
     """How far two sets of predictions lie apart.
 
     Attributes:
@@ -50,7 +50,7 @@ def verify_against(
     path: Path,
     images: FloatArray,
     tolerance: Tolerance,
-) -> Parity:
+) -> Differences:
     """Compares an ONNX file with the network it was made from.
 
     Args:
@@ -83,7 +83,7 @@ def verify_quantized(
     path: Path,
     images: FloatArray,
     limit: float,
-) -> Parity:
+) -> Differences:
     """Compares a quantized ONNX file with the float and the fake-quantized network.
 
     A value between two codes may be rounded either way, the difference grows through the network,
@@ -155,11 +155,11 @@ def unoptimized_outputs(path: Path) -> Callable[[FloatArray], list[NDArray[np.ge
     return run
 
 
-def compare(expected: FloatArray, actual: FloatArray) -> Parity:
+def compare(expected: FloatArray, actual: FloatArray) -> Differences:
     """Returns how far ``actual`` lies from ``expected``, both (B, A, 5 + classes)."""
     difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     boxes, scores = difference[..., :_BOX_COLUMNS], difference[..., _SCORE_COLUMN:]
-    return Parity(
+    return Differences(
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         box_max_abs=float(boxes.max()),
@@ -169,15 +169,15 @@ def compare(expected: FloatArray, actual: FloatArray) -> Parity:
     )
 
 
-def averaged(parts: Sequence[tuple[int, Parity]]) -> Parity:
+def averaged(parts: Sequence[tuple[int, Differences]]) -> Differences:
     """Returns the parity over several batches, each given with its number of images."""
     counts = [count for count, _ in parts]
     values = {}
-    for name in Parity.__dataclass_fields__:
+    for name in Differences.__dataclass_fields__:
         found = [getattr(parity, name) for _, parity in parts]
         whole = np.average(found, weights=counts) if "mean" in name else np.max(found)
         values[name] = float(whole)
-    return Parity(**values)
+    return Differences(**values)
 
 
 # The binding raises these classes of its own, which share no base but Exception.
@@ -201,7 +201,7 @@ def box_extent(expected: FloatArray, images: FloatArray) -> float:
     return max(1.0, largest / int(max(images.shape[-2:])))
 
 
-def _require(path: Path, parity: Parity, box_extent: float, tolerance: Tolerance) -> None:
+def _require(path: Path, parity: Differences, box_extent: float, tolerance: Tolerance) -> None:
     for name, base in vars(tolerance).items():
         value = getattr(parity, name)
         limit = base * box_extent if name.startswith("box") else base

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quantpipe.report.summary import Summary, Variant
+from quantpipe.report.summary import Summary
+from quantpipe.report.variant import Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,15 +146,15 @@ def plan_curve_chart(points: Sequence[CurvePoint], *, chosen: int) -> str:
 def accuracy_latency_chart(summary: Summary, batch: str = "b1") -> str | None:
     """Draws accuracy over the median latency of a call; None if nothing was measured for both."""
     points = [
-        (variant["latency_ms"][batch]["p50"], 100 * variant["map"], variant)
-        for variant in summary["variants"]
-        if variant["map"] is not None and batch in variant["latency_ms"]
+        (variant.latency_ms[batch].p50, 100 * variant.map, variant)
+        for variant in summary.variants
+        if variant.map is not None and batch in variant.latency_ms
     ]
     if not points:
         return None
     with _style("accuracy-latency"):
         figure, axes = _chart(8.6, 4.4)
-        several_engines = len({variant["engine"] for *_, variant in points}) > 1
+        several_engines = len({variant.engine for *_, variant in points}) > 1
         seen: set[str] = set()
         for latency, accuracy, variant in points:
             kind = _kind(variant)
@@ -268,13 +269,13 @@ def _legend(axes: Axes, ncols: int) -> None:
 
 
 def _kind(variant: Variant) -> str:
-    if variant["name"] == "half":
+    if variant.name == "half":
         return "half"
-    return "int8" if "int8" in variant["precision"].lower() else "float"
+    return "int8" if variant.precision == "int8" else "float"
 
 
 def _point_name(variant: Variant, with_engine: bool) -> str:
-    return f"{variant['name']} ({variant['engine']})" if with_engine else variant["name"]
+    return f"{variant.name} ({variant.engine})" if with_engine else variant.name
 
 
 def _pad_limits(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:

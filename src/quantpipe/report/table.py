@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -20,14 +21,13 @@ from quantpipe.report.number_text import (
     significant,
 )
 from quantpipe.report.summary import (
-    Parity,
     StageTime,
     Summary,
-    Variant,
     batch_names,
     slower_than_half,
     speed_up,
 )
+from quantpipe.report.variant import Parity, Variant
 
 NUM_TEXT_COLUMNS = 3
 """Leading columns of the variant table that hold words; the others hold numbers."""
@@ -68,7 +68,7 @@ def variant_text(summary: Summary) -> TextTable:
             "MB",
             "float layers",
         ),
-        rows=tuple(_variant_row(summary, variant, batches) for variant in summary["variants"]),
+        rows=tuple(_variant_row(summary, variant, batches) for variant in summary.variants),
     )
 
 
@@ -91,35 +91,34 @@ def parity_text(summary: Summary) -> TextTable:
             "mAP diff",
         ),
         rows=tuple(
-            _parity_row(variant, variant["parity"])
-            for variant in summary["variants"]
-            if variant["parity"] is not None
+            _parity_row(variant, variant.parity)
+            for variant in summary.variants
+            if variant.parity is not None
         ),
     )
 
 
 def _parity_row(variant: Variant, parity: Parity) -> tuple[str, ...]:
     return (
-        variant["name"],
-        variant["engine"],
-        parity["reference"],
-        str(parity["num_images"]),
-        significant(parity["box_mean_abs"]),
-        significant(parity["box_max_abs"]),
-        significant(parity["score_mean_abs"]),
-        significant(parity["score_max_abs"]),
-        percent(parity["agreement"]),
-        percent(parity["map_delta"], 2),
+        variant.name,
+        variant.engine,
+        parity.reference,
+        str(parity.num_images),
+        significant(parity.box_mean_abs),
+        significant(parity.box_max_abs),
+        significant(parity.score_mean_abs),
+        significant(parity.score_max_abs),
+        percent(parity.agreement),
+        percent(parity.map_delta, 2),
     )
 
 
-def stage_text(stages: list[StageTime]) -> TextTable:
+def stage_text(stages: Sequence[StageTime]) -> TextTable:
     """Returns one row for each step."""
     return TextTable(
         headers=("step", "time", "reused"),
         rows=tuple(
-            (stage["step"], duration(stage["seconds"]), "yes" if stage["reused"] else "")
-            for stage in stages
+            (stage.step, duration(stage.seconds), "yes" if stage.reused else "") for stage in stages
         ),
     )
 
@@ -154,17 +153,17 @@ def _without(text: TextTable, header: str) -> TextTable:
 
 def stage_table(summary: Summary) -> Table:
     """Returns the table of steps for a terminal."""
-    return _rich(stage_text(summary["stages"]), 1)
+    return _rich(stage_text(summary.stages), 1)
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints both tables, why any variant was skipped, and which INT8 variants are not faster."""
     console.print(stage_table(summary))
     console.print(variant_table(summary, console.width))
-    for variant in summary["variants"]:
-        if variant["skipped"] is not None:
+    for variant in summary.variants:
+        if variant.skipped is not None:
             console.print(
-                f"{variant['name']} on {variant['engine']} was skipped: {variant['skipped']}",
+                f"{variant.name} on {variant.engine} was skipped: {variant.skipped}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
@@ -174,25 +173,22 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 def _variant_row(summary: Summary, variant: Variant, batches: list[str]) -> tuple[str, ...]:
-    latency = variant["latency_ms"]
+    latency = variant.latency_ms
     ratios = [ratio(speed_up(summary, variant, batch)) for batch in batches]
     return (
-        variant["name"],
-        "skipped" if variant["skipped"] is not None else variant["precision"],
-        variant["engine"],
-        str(variant["image_size"]),
-        percent(variant["map"]),
-        percent(variant["drop_vs_fp32"]),
-        percent(variant["agreement"]),
-        percent(variant["map50"]),
-        *(
-            milliseconds(latency[batch]["p50"] if batch in latency else None)
-            for batch in batches[:1]
-        ),
-        *(rate(variant["fps"].get(batch)) for batch in batches),
+        variant.name,
+        "skipped" if variant.skipped is not None else variant.precision,
+        variant.engine,
+        str(variant.image_size),
+        percent(variant.map),
+        percent(variant.drop_vs_fp32),
+        percent(variant.agreement),
+        percent(variant.map50),
+        *(milliseconds(latency[batch].p50 if batch in latency else None) for batch in batches[:1]),
+        *(rate(variant.fps.get(batch)) for batch in batches),
         ABSENT if set(ratios) <= {ABSENT} else " / ".join(ratios),
-        decimal(variant["size_mb"]),
-        count(variant["float_layers"]),
+        decimal(variant.size_mb),
+        count(variant.float_layers),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.accuracy import ImageDetections
-from quantpipe.export.verify import Parity
+from quantpipe.export.verify import Differences
 from quantpipe.stages.evaluate.config import MeanLimits, ParitySettings
 from quantpipe.stages.evaluate.parity import (
     Distances,
@@ -30,8 +30,8 @@ SETTINGS = ParitySettings(
 )
 
 
-def parity(boxes: float, scores: float = 0.0) -> Parity:
-    return Parity(
+def parity(boxes: float, scores: float = 0.0) -> Differences:
+    return Differences(
         max_abs=9.0,
         mean_abs=boxes,
         box_max_abs=9.0,
@@ -146,6 +146,6 @@ def test_an_engine_past_its_limit_is_refused(place: str | None) -> None:
     with pytest.raises(ArtifactError, match="engine 'ptq' does not compute its fake") as caught:
         require_parity("ptq", measured("boxes lie far"), place)
     assert ("they first part at 'neck.up'" in str(caught.value)) == (place is not None)
-    record = measured(None).as_json()
-    assert record["box_mean_abs"] is None
-    assert record["agreement"] == 0.1
+    record = measured(None).record()
+    assert record.box_mean_abs is None
+    assert record.agreement == 0.1

@@ -34,14 +34,15 @@ def test_a_model_and_an_engine_are_measured_side_by_side(
     )
     for variant in (network, engine):
         assert 0 <= variant["map"] <= variant["map50"] <= 1
-        assert set(variant["latency"]) == {"1", "2"}
-        assert all(0 < t["p50"] <= t["p95"] <= t["p99"] for t in variant["latency"].values())
+        assert set(variant["latency_ms"]) == set(variant["fps"]) == {"b1", "b2"}
+        assert all(0 < t["p50"] <= t["p95"] <= t["p99"] for t in variant["latency_ms"].values())
     assert network["map"] == pytest.approx(engine["map"], abs=0.02)
     assert network["parity"] is None
     assert engine["parity"]["reference"] == "float"
     assert engine["parity"]["max_abs"] < 0.05
     assert engine["parity"]["map_delta"] == pytest.approx(0, abs=0.02)
-    assert engine["fps"] == {}
+    median = engine["latency_ms"]["b2"]["p50"]
+    assert engine["fps"]["b2"] == pytest.approx(2 * 1000 / median)
     assert engine["fallbacks"] == []
     (example,) = json.loads(made["examples"].path.read_text())["images"]
     assert set(example["pictures"]) == {"network", "engine"}
@@ -99,8 +100,11 @@ def test_an_engine_in_throughput_mode_is_measured_with_several_batches_at_once(
     config = configured("evaluate", "evaluate.latency_batches=[1,2]", "evaluate.num_queued=3")
     made = run_stage("evaluate", config, **{"variants.engine": built["engine"]})
     (variant,) = json.loads(made["metrics"].path.read_text())["variants"]
-    assert set(variant["fps"]) == {"1", "2"}
-    assert all(rate > 0 for rate in variant["fps"].values())
+    assert set(variant["fps"]) == {"b1", "b2"}
+    for batch, rate in variant["fps"].items():
+        alone = 1000 * int(batch[1:]) / variant["latency_ms"][batch]["p50"]
+        assert rate > 0
+        assert rate != alone
 
 
 @pytest.fixture(scope="module")

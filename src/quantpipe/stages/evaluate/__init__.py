@@ -8,7 +8,7 @@ from quantpipe.stages.evaluate.config import VARIANTS, EvaluateConfig, check, co
 
 STAGE = Stage(
     name="evaluate",
-    version=5,
+    version=6,
     config_type=EvaluateConfig,
     # What an engine was built from is what it is compared with.
     inputs={VARIANTS: Input(kinds=frozenset({ENGINE, MODEL}), many=True, lineage=True)},

@@ -10,7 +10,7 @@ computes something else, it does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ from quantpipe.evaluation.accuracy import (
     score,
 )
 from quantpipe.evaluation.network import predictor
-from quantpipe.export.verify import Parity, averaged, box_extent, compare
+from quantpipe.export.verify import Differences, averaged, box_extent, compare
 from quantpipe.progress import Progress
 from quantpipe.quantization.model import Model
+from quantpipe.report.variant import Parity
 from quantpipe.stages.evaluate.config import ParitySettings
 from quantpipe.stages.evaluate.variants import OpenVariant
 
@@ -56,23 +57,20 @@ class MeasuredParity:
 
     reference: str
     num_images: int
-    distance: Parity | None
+    distance: Differences | None
     agreement: float | None
     map_delta: float | None
     fault: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        """The record as it stands in ``summary.json``."""
-        distances = dict.fromkeys(Parity.__dataclass_fields__)
-        if self.distance is not None:
-            distances = vars(self.distance)
-        return {
-            "reference": self.reference,
-            "num_images": self.num_images,
-            **distances,
-            "agreement": self.agreement,
-            "map_delta": self.map_delta,
-        }
+    def record(self) -> Parity:
+        """What the run's summary says of it."""
+        return Parity(
+            reference=self.reference,
+            num_images=self.num_images,
+            agreement=self.agreement,
+            map_delta=self.map_delta,
+            **({} if self.distance is None else asdict(self.distance)),
+        )
 
 
 def measure_parity(
@@ -172,7 +170,7 @@ class _Both:
         self._engine, self._detects = variant.predict, variant.detects
         self._network = predictor(loaded.quantized, device)
         self._original = None if loaded.scales is None else predictor(loaded.network, device)
-        self._parts: dict[str, list[tuple[int, Parity]]] = {}
+        self._parts: dict[str, list[tuple[int, Differences]]] = {}
         self.box_extent = 1.0
         self.num_rows = 0
 
@@ -191,11 +189,11 @@ class _Both:
     def _add(self, name: str, images: FloatArray, one: FloatArray, other: FloatArray) -> None:
         self._parts.setdefault(name, []).append((len(images), compare(one, other)))
 
-    def _whole(self, name: str) -> Parity | None:
+    def _whole(self, name: str) -> Differences | None:
         return averaged(self._parts[name]) if name in self._parts else None
 
     @property
-    def distance(self) -> Parity | None:
+    def distance(self) -> Differences | None:
         """Between network and engine."""
         return self._whole("distance")
 
@@ -222,9 +220,9 @@ class Distances:
         agreement: Of detections, or None.
     """
 
-    distance: Parity | None
-    effect: Parity | None
-    from_float: Parity | None
+    distance: Differences | None
+    effect: Differences | None
+    from_float: Differences | None
     box_extent: float
     agreement: float | None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.batches import float_batches
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.images import read_image
-from quantpipe.engines.benchmark import Latency
 from quantpipe.engines.contract import Fallback
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import read_header
@@ -23,6 +23,7 @@ from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
 from quantpipe.quantization.model import Model, deployed, load_model
 from quantpipe.report.pictures import detection_picture
+from quantpipe.report.variant import Parity, Variant
 from quantpipe.settings.data import open_split
 from quantpipe.stages.evaluate.config import REFERENCE, VARIANTS, EvaluateConfig
 from quantpipe.stages.evaluate.divergence import diverged_operation
@@ -43,23 +44,25 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
         }
         speed = Speed(config.latency_batches, config.num_runs, context.seed, context.progress)
         latency = speed.latency(variants, num_warmup=config.num_warmup)
-        fps = speed.throughput(variants, num_queued=config.num_queued)
+        fps = speed.throughput(variants, latency, num_queued=config.num_queued)
         reasons = {name: _fallbacks(variant) for name, variant in variants.items()}
     detections = {name: found for name, (_, found) in accuracy.items()}
     agreements = _agreements(detections, dataset)
     measured = [
-        _measurement(variant, accuracy[name][0], latency[name])
-        | {
-            "agreement": agreements.get(name),
-            "fps": fps.get(name, {}),
-            "parity": parity[name],
-            "fallbacks": reasons[name],
-        }
+        replace(
+            _record(variant, accuracy[name][0]),
+            agreement=agreements.get(name),
+            latency_ms=latency[name],
+            fps=fps[name],
+            parity=parity[name],
+            fallbacks=reasons[name],
+        )
         for name, variant in variants.items()
     ]
-    write_json(outputs["metrics"], {"variants": measured})
+    metrics = {"variants": [asdict(variant) for variant in measured]}
+    write_json(outputs["metrics"], metrics)
     write_json(outputs["examples"], _examples(config.num_examples, dataset, detections))
-    return {"variants": measured}
+    return metrics
 
 
 def _accuracy(
@@ -110,7 +113,7 @@ def _parity(
     found: Sequence[ImageDetections],
     dataset: DetectionDataset,
     context: Context,
-) -> dict[str, Any] | None:
+) -> Parity | None:
     """The engine beside the network it came from; None where a network itself was measured."""
     if variant.built_from is None:
         return None
@@ -131,7 +134,7 @@ def _parity(
     if measured.fault is not None:
         diverged = _diverged_at(config, variant.built_from, model, dataset, context)
         require_parity(variant.name, measured, diverged)
-    return measured.as_json()
+    return measured.record()
 
 
 def _diverged_at(
@@ -160,28 +163,26 @@ def _diverged_at(
         return None
 
 
-def _fallbacks(variant: OpenVariant) -> list[Fallback]:
+def _fallbacks(variant: OpenVariant) -> tuple[Fallback, ...]:
     """The float layers of an INT8 engine, and why."""
     if variant.built_from is None or variant.precision != "int8":
-        return []
-    return fallbacks(variant.engine, variant.layers, read_graph(variant.built_from.graph))
+        return ()
+    graph = read_graph(variant.built_from.graph)
+    return tuple(fallbacks(variant.engine, variant.layers, graph))
 
 
-def _measurement(
-    variant: OpenVariant, accuracy: MapResult, latency: Mapping[int, Latency]
-) -> dict[str, Any]:
-    return {
-        "name": variant.name,
-        "precision": variant.precision,
-        "engine": variant.engine,
-        "image_size": variant.specification.shown,
-        "map": accuracy.map,
-        "map50": accuracy.map50,
-        "per_class": dict(accuracy.per_class),
-        "latency": {str(batch): times for batch, times in latency.items()},
-        "size_mb": variant.mib,
-        "float_layers": variant.num_float_layers,
-    }
+def _record(variant: OpenVariant, accuracy: MapResult) -> Variant:
+    return Variant(
+        name=variant.name,
+        precision=variant.precision,
+        engine=variant.engine,
+        image_size=variant.specification.shown,
+        map=accuracy.map,
+        map50=accuracy.map50,
+        per_class=accuracy.per_class,
+        size_mb=variant.mib,
+        float_layers=variant.num_float_layers,
+    )
 
 
 def _examples(

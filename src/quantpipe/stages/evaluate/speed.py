@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from quantpipe.engines.benchmark import Latency, measure_latency, measure_throughput
 from quantpipe.progress import Progress
+from quantpipe.report.variant import batch_name, batch_size
 from quantpipe.stages.evaluate.variants import OpenVariant
 
 
@@ -31,9 +32,9 @@ class Speed:
 
     def latency(
         self, variants: Mapping[str, OpenVariant], *, num_warmup: int
-    ) -> dict[str, dict[int, Latency]]:
-        """Returns the times of a call, by variant and batch size."""
-        timed: dict[str, dict[int, Latency]] = {name: {} for name in variants}
+    ) -> dict[str, dict[str, Latency]]:
+        """Returns the times of a call, by variant and the name of the batch size."""
+        timed: dict[str, dict[str, Latency]] = {name: {} for name in variants}
         for size in self.batch_sizes:
             runs = {}
             for name, variant in variants.items():
@@ -43,20 +44,28 @@ class Speed:
                 runs, num_warmup=num_warmup, num_runs=self.num_runs, progress=self.progress
             )
             for name, latency in found.items():
-                timed[name][size] = latency
+                timed[name][batch_name(size)] = latency
         return timed
 
     def throughput(
-        self, variants: Mapping[str, OpenVariant], *, num_queued: int
+        self,
+        variants: Mapping[str, OpenVariant],
+        latency: Mapping[str, Mapping[str, Latency]],
+        *,
+        num_queued: int,
     ) -> dict[str, dict[str, float]]:
-        """Returns images per second of the variants that compute several batches at once.
+        """Returns images per second, by variant and the name of the batch size.
 
         Args:
-            variants: All; those that take one batch after another are left out.
+            variants: Those that compute several batches at once are timed so.
+            latency: Of all; what the others do follows from the median of a call.
             num_queued: Batches that are handed over together.
         """
         queued = {name: v for name, v in variants.items() if v.run_all is not None}
-        found: dict[str, dict[str, float]] = {name: {} for name in queued}
+        found = {
+            name: {batch: 1000 * batch_size(batch) / taken.p50 for batch, taken in times.items()}
+            for name, times in latency.items()
+        }
         for size in self.batch_sizes if queued else ():
             runs = {}
             for name, variant in queued.items():
@@ -69,7 +78,7 @@ class Speed:
                 progress=self.progress,
             )
             for name, rate in rates.items():
-                found[name][str(size)] = rate
+                found[name][batch_name(size)] = rate
         return found
 
     def _images(self, variant: OpenVariant, batch_size: int) -> NDArray[np.float32]:

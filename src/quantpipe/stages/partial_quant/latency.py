@@ -165,7 +165,7 @@ class PlanTimer:
                 num_runs=self.num_runs,
                 progress=self.context.progress,
             )
-        return {name: latency["fastest"] for name, latency in found.items()}
+        return {name: latency.fastest for name, latency in found.items()}
 
     def _times(self, path: Path, whole: float) -> EngineTimes:
         with ExitStack() as stack:
