@@ -1,8 +1,8 @@
 """The shape of the code, in numbers: ``python benchmarks/shape.py [--root DIRECTORY] [--rooms]``.
 
 Lines, long functions, long files, imports inside functions, and the references of the default
-recipe; with ``--rooms`` also how many modules a network enters in each stage of a small run, which
-takes a minute. ``--root`` names another checkout to set beside this one.
+recipe; with ``--rooms`` also how many files and folders a network enters in each stage of a small
+run, which takes a minute. ``--root`` names another checkout to set beside this one.
 """
 
 from __future__ import annotations
@@ -105,16 +105,18 @@ from quantpipe.__main__ import main
 try:
     main()
 finally:
-    print("ROOMS", {name: len(found) for name, found in rooms.items()})
+    print("files (folders) that a network enters:", ", ".join(
+        f"{name} {len(found)} ({len({module.rpartition('.')[0] for module in found})})"
+        for name, found in rooms.items()))
 """
 
 
 def rooms(root: Path) -> str:
-    """Modules in which a network or checkpoint is in the hands of a function, by stage."""
+    """Files and folders in which a function holds a network or checkpoint, by stage."""
     with tempfile.TemporaryDirectory() as folder:
         places = [f"run_dir={folder}/run", f"cache_dir={folder}/cache", "device=cpu"]
         lines = _python(root, "-c", _TRACE, *SMALL.split(), *places).splitlines()
-    return next(line for line in lines if line.startswith("ROOMS"))
+    return next(line for line in lines if line.startswith("files (folders)"))
 
 
 def _python(root: Path, *arguments: str) -> str:

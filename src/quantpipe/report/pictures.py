@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 # Distinct next to each other and on photographs; classes past the last start again.
-_COLOURS = (
+_COLORS = (
     (230, 57, 70),
     (29, 120, 220),
     (34, 160, 90),
@@ -77,7 +77,7 @@ def detection_image(
     order = np.argsort(scores, kind="stable")  # the most confident last, so on top
     order = order[np.asarray(scores)[order] >= min_score]
     scaled = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale
-    colors = [_COLOURS[int(label) % len(_COLOURS)] for label in labels]
+    colors = [_COLORS[int(label) % len(_COLORS)] for label in labels]
     for index in order:
         left, top, right, bottom = scaled[index].tolist()
         corners = (left, top, max(left, right), max(top, bottom))

@@ -56,7 +56,7 @@ class DetectorNetwork(nn.Module, ABC):
             images: (B, 3, H, W) float32, as the family's input specification says.
 
         Returns:
-            (B, A, 5 + C), float32: centre x, centre y, width, height in pixels of the input,
+            (B, A, 5 + C), float32: center x, center y, width, height in pixels of the input,
             objectness, and C class scores; the score of a class is its product with objectness.
         """
 

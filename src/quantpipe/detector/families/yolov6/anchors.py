@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-CELL_CENTRE = 0.5
+CELL_CENTER = 0.5
 
 
 def anchor_points(
@@ -28,8 +28,8 @@ def anchor_points(
     """
     points, cell_sizes = [], []
     for (height, width), stride in zip(feature_sizes, strides, strict=True):
-        x = (torch.arange(width, device=device, dtype=torch.float32) + CELL_CENTRE) * stride
-        y = (torch.arange(height, device=device, dtype=torch.float32) + CELL_CENTRE) * stride
+        x = (torch.arange(width, device=device, dtype=torch.float32) + CELL_CENTER) * stride
+        y = (torch.arange(height, device=device, dtype=torch.float32) + CELL_CENTER) * stride
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         points.append(torch.stack([grid_x, grid_y], dim=-1).view(-1, 2))
         cell_sizes.append(torch.full((height * width, 1), float(stride), device=device))
