@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from quantpipe.core.entry import key_of
 from quantpipe.errors import ConfigurationError
-from quantpipe.files import canonical_json
-from quantpipe.schema import Between, ExecutionOnly, build, convert, convert_given, identity
+from quantpipe.schema import Between, ExecutionOnly, build, convert, convert_given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,34 +121,3 @@ def test_given_values_are_checked_while_others_are_missing() -> None:
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert convert(Path, "~/data", "x") == Path("/home/someone/data")
-
-
-def test_identity_leaves_out_paths_and_what_only_changes_execution() -> None:
-    named = identity(build(Outer, VALUES | {"file": "/data/a"}, "step"))
-    assert canonical_json(named) == (
-        '{"batch":"dynamic","count":3,"flag":true,"name":"x","percentile":99.9,'
-        '"sizes":[1,32],"source":{"factor":1.0,"kind":"inner"}}'
-    )
-    elsewhere = VALUES | {"file": "/data/b", "num_workers": 0}
-    assert identity(build(Outer, elsewhere, "step")) == named
-
-
-def test_every_other_value_is_in_the_identity() -> None:
-    key = key_of(identity(build(Outer, VALUES, "step")))
-    changes = {
-        "count": 4,
-        "percentile": 99.8,
-        "name": "y",
-        "flag": False,
-        "sizes": [1],
-        "source": {"kind": "inner", "factor": 0.5},
-        "batch": 1,
-    }
-    keys = {key_of(identity(build(Outer, VALUES | {k: v}, "step"))) for k, v in changes.items()}
-    assert len(keys | {key}) == len(changes) + 1
-
-
-def test_a_whole_number_and_its_float_name_the_same_result() -> None:
-    as_int = identity(build(Outer, VALUES | {"percentile": 99}, "step"))
-    as_float = identity(build(Outer, VALUES | {"percentile": 99.0}, "step"))
-    assert canonical_json(as_int) == canonical_json(as_float)

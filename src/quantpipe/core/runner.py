@@ -23,8 +23,8 @@ from quantpipe.errors import (
     MachineError,
     QuantpipeError,
 )
+from quantpipe.identity import identity
 from quantpipe.progress import Progress
-from quantpipe.schema import identity
 
 
 @dataclass(frozen=True, kw_only=True)

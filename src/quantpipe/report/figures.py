@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quantpipe.report.point_labels import place_labels
 from quantpipe.report.summary import Summary
 from quantpipe.report.variant import Variant
 
@@ -65,10 +66,10 @@ class SensitivityBar:
 def sensitivity_chart(
     bars: Sequence[SensitivityBar], *, boundary: int | None, degradation_label: str
 ) -> str:
-    """Draws one bar for each operation, the least degrading at the top.
+    """Draws one bar for each operation, the least sensitive at the top.
 
     Args:
-        bars: From harmless to harmful, as the sensitivity table has them.
+        bars: From the least sensitive to the most, as the sensitivity table has them.
         boundary: Index of the last operation in that order that was quantized; a line is drawn
             below it. None where the plan was made otherwise.
         degradation_label: What ``degradation`` measures, with its unit.
@@ -170,9 +171,8 @@ def accuracy_latency_chart(summary: Summary, batch: str = "b1") -> str | None:
             )
             seen.add(kind)
         _pad_limits(axes, [x for x, *_ in points], [y for _, y, _ in points])
-        _place_labels(
-            axes, [(x, y, _point_name(variant, several_engines)) for x, y, variant in points]
-        )
+        names = [(x, y, _point_name(variant, several_engines)) for x, y, variant in points]
+        place_labels(axes, names, line_color=_FAINT)
         axes.set_xlabel(f"median latency of a batch of {batch[1:]}, ms  (left is faster)")
         axes.set_ylabel("mAP 50:95")
         axes.grid()
@@ -284,40 +284,3 @@ def _pad_limits(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
     height = max(max(ys) - min(ys), 1.0)
     axes.set_xlim(max(min(xs) - 0.12 * width, 0.0), max(xs) + 0.3 * width)
     axes.set_ylim(min(ys) - 0.18 * height, max(ys) + 0.18 * height)
-
-
-def _place_labels(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Writes each name right of its point, moved up or down until it covers no other one."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
-    taken = [_pixel_box(axes, x, y, -6, 6, -6, 6) for x, y, _ in points]
-    for x, y, name in sorted(points, key=lambda point: (-point[1], point[0])):
-        width = 6.4 * len(name)
-        for shift in (0, 13, -13, 26, -26, 39, -39, 52, -52):
-            box = _pixel_box(axes, x, y, 9, 9 + width, shift - 6, shift + 6)
-            if not any(_intersect(box, other) for other in taken):
-                break
-        taken.append(box)
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(9, shift),
-            textcoords="offset points",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": _FAINT} if abs(shift) > 13 else None,
-        )
-
-
-Box = tuple[float, float, float, float]
-
-
-def _pixel_box(
-    axes: Axes, x: float, y: float, left: float, right: float, low: float, high: float
-) -> Box:
-    """A box around a data point, its sides given in points from it, in pixels."""
-    at_x, at_y = axes.transData.transform((x, y))
-    pixels = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
-    return at_x + left * pixels, at_x + right * pixels, at_y + low * pixels, at_y + high * pixels
-
-
-def _intersect(a: Box, b: Box) -> bool:
-    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]

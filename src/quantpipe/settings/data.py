@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from quantpipe.core.stage import Context
 from quantpipe.errors import ConfigurationError, DataError
-from quantpipe.schema import Between, identity
+from quantpipe.identity import identity
+from quantpipe.schema import Between
 
 if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset

@@ -16,6 +16,7 @@ from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, operation
 from quantpipe.errors import ArtifactError, ConfigurationError, Interrupted
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
+from quantpipe.identity import identity
 from quantpipe.progress import Silent
 from quantpipe.quantization.model import load_model, save_model
 from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
@@ -28,7 +29,6 @@ from quantpipe.quantization.sensitivity.table import (
     save_table,
 )
 from quantpipe.quantization.simulation.network import quantize
-from quantpipe.schema import identity
 from quantpipe.settings.data import open_split
 from quantpipe.stages.artifacts import MODEL, SENSITIVITY
 from quantpipe.stages.partial_quant import STAGE

@@ -20,13 +20,13 @@ from quantpipe.detector.checkpoint import (
     save_checkpoint,
 )
 from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.identity import identity
 from quantpipe.quantization.model import load_model, save_model
 from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
 from quantpipe.quantization.precision_plan import load_plan
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.quantization.shared_ranges import concat_groups
 from quantpipe.quantization.simulation.network import quantized_operations
-from quantpipe.schema import identity
 from quantpipe.stages.artifacts import MODEL
 from quantpipe.stages.qat_distill import STAGE
 from quantpipe.stages.qat_distill.run import _student, _teacher

@@ -14,10 +14,10 @@ from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import Checkpoint, operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
+from quantpipe.identity import identity
 from quantpipe.progress import Silent
 from quantpipe.quantization.model_files import CHECKPOINT, SCALES
 from quantpipe.quantization.sensitivity.table import load_table
-from quantpipe.schema import identity
 from quantpipe.stages.artifacts import MODEL
 from quantpipe.stages.sensitivity import STAGE
 

@@ -14,7 +14,7 @@ from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, released_scales
 from quantpipe.errors import ArtifactError
-from quantpipe.schema import identity
+from quantpipe.identity import identity
 from quantpipe.stages.train_repopt import STAGE
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
-from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive, identity
+from quantpipe.identity import identity
+from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
 from quantpipe.settings.engine import (
     EngineSettings,
