@@ -17,14 +17,11 @@ from quantpipe.engines.contract import (
     BuildInputs,
     BuildSettings,
     EngineLayer,
-    EngineSpec,
     Images,
     LayerTime,
     LibrarySettings,
-    Opsets,
     Platform,
     Predictions,
-    QuantizedNode,
 )
 from quantpipe.engines.engine_file import (
     EngineFile,
@@ -33,6 +30,7 @@ from quantpipe.engines.engine_file import (
     require_platform,
     write_engine_file,
 )
+from quantpipe.engines.engine_spec import EngineSpec, Opsets, QuantizedNode
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import (
     ENGINES,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from quantpipe.engines.contract import EngineLayer, Fallback, QuantizedNode, float_layers
+from quantpipe.engines.contract import EngineLayer, Fallback, float_layers
+from quantpipe.engines.engine_spec import QuantizedNode
 from quantpipe.engines.profile import names_within
 from quantpipe.engines.registry import engine_spec
 

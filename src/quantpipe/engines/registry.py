@@ -17,11 +17,11 @@ from quantpipe.engines.contract import (
     BuildInputs,
     BuildSettings,
     Engine,
-    EngineSpec,
     Mode,
     Platform,
     Precision,
 )
+from quantpipe.engines.engine_spec import EngineSpec
 from quantpipe.engines.onnxruntime import spec as onnxruntime
 from quantpipe.engines.openvino import spec as openvino
 from quantpipe.engines.tensorrt import spec as tensorrt

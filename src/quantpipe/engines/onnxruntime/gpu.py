@@ -19,7 +19,6 @@ from quantpipe.engines.contract import (
     BuildInputs,
     BuildSettings,
     EngineLayer,
-    EngineSpec,
     Images,
     LayerTime,
     Platform,
@@ -32,6 +31,7 @@ from quantpipe.engines.engine_file import (
     require_platform,
     write_engine_file,
 )
+from quantpipe.engines.engine_spec import EngineSpec
 from quantpipe.engines.onnxruntime.kernels import (
     Event,
     failures,

@@ -8,13 +8,8 @@ from importlib import import_module
 from typing import Annotated, Literal
 
 from quantpipe.engines import hardware
-from quantpipe.engines.contract import (
-    Backend,
-    EngineSpec,
-    LibrarySettings,
-    QuantizedNode,
-    imported,
-)
+from quantpipe.engines.contract import Backend, LibrarySettings
+from quantpipe.engines.engine_spec import EngineSpec, QuantizedNode, imported
 from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between

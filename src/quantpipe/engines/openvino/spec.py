@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from quantpipe.engines import hardware
-from quantpipe.engines.contract import EngineSpec, LibrarySettings, imported
+from quantpipe.engines.contract import LibrarySettings
+from quantpipe.engines.engine_spec import EngineSpec, imported
 from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between

@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from quantpipe.engines import hardware
-from quantpipe.engines.contract import (
-    CalibrationCacheReader,
-    EngineSpec,
-    LibrarySettings,
-    Opsets,
-    imported,
-)
+from quantpipe.engines.contract import LibrarySettings
+from quantpipe.engines.engine_spec import CalibrationCacheReader, EngineSpec, Opsets, imported
 from quantpipe.engines.tensorrt.version import DISTRIBUTIONS, installed_tensorrt
 from quantpipe.errors import ConfigurationError, MachineError
 from quantpipe.quantization.number_format import INT8
