@@ -3,7 +3,7 @@
 python benchmarks/sensitivity.py --data ROOT --checkpoint FILE [FILE ...] [--json FILE] [--quick]
 
 Each checkpoint is folded and calibrated (max) on training images, and ranked on training images.
-Plans that keep the most harmful operations in float are then run, simulated in PyTorch, on the
+Plans that keep the most sensitive operations in float are then run, simulated in PyTorch, on the
 validation images, which neither saw. ``agreement`` is the mAP of a network against the confident
 detections of the float network. Intervals hold 95 % of resamples of the images, paired.
 """
@@ -302,7 +302,7 @@ class Ranked:
 
     @property
     def order(self) -> list[str]:
-        """From harmful to harmless."""
+        """From the most sensitive to the least."""
         return [row.name for row in reversed(self.table.rows)]
 
 
@@ -433,7 +433,7 @@ def print_correlations(model: Model, rankings: dict[Contender, Ranked]) -> dict[
 def print_plans(
     judge: Judge, rankings: dict[Contender, Ranked], size: Size
 ) -> list[dict[str, Any]]:
-    """What keeping the most harmful operations in float is worth on the unseen images."""
+    """What keeping the most sensitive operations in float is worth on the unseen images."""
     figures = []
     names = next(iter(rankings.values())).order
     disagreement = 1 - judge.agreement([])

@@ -39,7 +39,7 @@ def _bars(*degradations: float, boundary: int = 1) -> list[SensitivityBar]:
     ]
 
 
-def test_sensitivity_runs_from_harmless_to_harmful_with_the_boundary_between() -> None:
+def test_sensitivity_runs_from_the_least_sensitive_to_the_most_with_the_boundary_between() -> None:
     svg = sensitivity_chart(
         _bars(-0.1, 0.0, 0.4, 1.5), boundary=1, degradation_label="mAP lost, points"
     )
@@ -50,14 +50,15 @@ def test_sensitivity_runs_from_harmless_to_harmful_with_the_boundary_between() -
 
 
 def test_sensitivity_of_many_decades_is_logarithmic_with_plain_ticks() -> None:
-    svg = sensitivity_chart(_bars(0.001, 0.02, 0.5, 7.0), boundary=None, degradation_label="damage")
+    bars = _bars(0.001, 0.02, 0.5, 7.0)
+    svg = sensitivity_chart(bars, boundary=None, degradation_label="degradation")
     assert {"0.001", "0.01", "0.1", "1"} <= set(_texts(svg))
     assert "boundary" not in svg
 
 
 def test_sensitivity_without_errors_or_rows() -> None:
     bare = [SensitivityBar(name="a", degradation=1.0, standard_error=None, is_float=False)]
-    assert "a" in _texts(sensitivity_chart(bare, boundary=0, degradation_label="harm"))
+    assert "a" in _texts(sensitivity_chart(bare, boundary=0, degradation_label="degradation"))
 
 
 def test_the_plan_curve_marks_every_measured_plan_and_the_one_taken() -> None:
@@ -118,7 +119,7 @@ def test_colors_follow_the_page_and_names_are_escaped() -> None:
     odd = SensitivityBar(
         name="<script>$x$</script>", degradation=1, standard_error=None, is_float=False
     )
-    svg = sensitivity_chart([odd], boundary=None, degradation_label="harm")
+    svg = sensitivity_chart([odd], boundary=None, degradation_label="degradation")
     assert "<script" not in svg
     assert "<script>$x$</script>" in _texts(svg)
     assert svg.startswith("<svg")

@@ -158,7 +158,7 @@ def test_the_real_detector_resumes_with_the_same_bits(
             tmp_path / "b",
             progress=Watcher(stop_after=3),
         )
-    # Nothing of the new detector may survive, so another seed does no harm.
+    # Nothing of the new detector may survive, so another seed changes nothing.
     resumed = run(
         build_detector(architecture, form, seed=1), make_source(2), recipe, tmp_path / "b"
     )

@@ -25,7 +25,7 @@ class OperationReason:
     """Why an operation got its precision.
 
     Attributes:
-        rank: Its place in the ranking, 0 for the most harmless.
+        rank: Its place in the ranking, 0 for the least sensitive.
         score: Of the ranking, in the units of its method.
         predicted_drop: Its share of the mAP that INT8 costs, as a fraction of one.
         int8_ms: What it takes in an engine that is INT8 throughout.

@@ -18,7 +18,7 @@ from quantpipe.report.figures import (
 from quantpipe.report.html import Chart, Example
 from quantpipe.report.summary import Summary, batch_names
 
-_HARM = {
+_DEGRADATION = {
     "map": "loss of mAP 50:95, points",
     "loss": "growth of the detection loss",
     "output": "error of the outputs",
@@ -65,20 +65,21 @@ def sensitivity_charts(path: Path, plan: Path | None) -> list[Chart]:
         )
         for row in table["rows"]
     ]
-    label = f"{_HARM[table['method']]}, {_DIRECTION[table['direction']]}"
+    label = f"{_DEGRADATION[table['method']]}, {_DIRECTION[table['direction']]}"
     svg = sensitivity_chart(bars, boundary=_boundary(bars), degradation_label=label)
     return _drawn([_chart("Sensitivity of the operations", _worth(table), svg)])
 
 
 def _worth(table: Mapping[str, Any]) -> str:
-    text = f"From harmless to harmful, on {table['num_images']} images; bars are standard errors."
+    order = "From the least sensitive to the most"
+    text = f"{order}, on {table['num_images']} images; bars are standard errors."
     if table["reliability"] is None:
         return text
     return f"{text} Rankings by two halves of the images correlate by {table['reliability']:.2f}."
 
 
 def _boundary(bars: Sequence[SensitivityBar]) -> int | None:
-    """The last operation in INT8, where all that are more harmful stay in float, and there are."""
+    """The last operation in INT8, where what is more sensitive stays in float, if any."""
     num_int8 = sum(not bar.is_float for bar in bars)
     split = all(bar.is_float for bar in bars[num_int8:]) and 0 < num_int8 < len(bars)
     return num_int8 - 1 if split else None

@@ -59,7 +59,7 @@ def weighed(
     return degradations, candidates
 
 
-def test_harms_are_those_of_quantizing_every_value(
+def test_degradations_are_those_of_quantizing_every_value(
     network: SmallNetwork, batches: list[Tensor]
 ) -> None:
     """``left`` and ``right`` read one tensor; their gradients add up."""

@@ -19,7 +19,7 @@ def test_scores_are_shares_of_their_sum() -> None:
     assert shares_of_degradation(table("gradient", *rows)) == {"a": 0.25, "b": 0.75}
 
 
-def test_a_gain_by_map_counts_as_no_harm() -> None:
+def test_a_gain_by_map_counts_as_no_degradation() -> None:
     rows = (
         SensitivityRow(name="a", score=0.51, drop=-0.01),
         SensitivityRow(name="b", score=0.49, drop=0.01),
@@ -35,7 +35,7 @@ def test_a_published_text_loses_against_its_best_operation() -> None:
     assert shares_of_degradation(table("map", *rows)) == {"a": 0.0, "b": 1.0}
 
 
-def test_without_any_harm_all_share_alike() -> None:
+def test_without_any_degradation_all_share_alike() -> None:
     rows = (SensitivityRow(name="a", score=0.0), SensitivityRow(name="b", score=0.0))
     assert shares_of_degradation(table("output", *rows)) == {"a": 0.5, "b": 0.5}
 

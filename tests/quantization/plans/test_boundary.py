@@ -34,7 +34,7 @@ class Curve:
     def __call__(self, plan: PrecisionPlan) -> PlanPoint:
         kept = plan.float_operations
         names = list(plan.operations)
-        assert set(kept) == set(names[len(names) - len(kept) :])  # the most harmful ones
+        assert set(kept) == set(names[len(names) - len(kept) :])  # the most sensitive ones
         self.asked.append(len(kept))
         drop = self._drops[len(kept)]
         low, high = drop - self._half_width, drop + self._half_width

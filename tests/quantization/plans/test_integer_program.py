@@ -42,35 +42,36 @@ def every_plan(model: LatencyModel) -> Iterator[frozenset[str]]:
     return (frozenset(kept) for kept in subsets)
 
 
-def harm_of(degradation: dict[str, float], kept: frozenset[str]) -> float:
+def degradation_of(degradation: dict[str, float], kept: frozenset[str]) -> float:
     return sum(value for name, value in degradation.items() if name not in kept)
 
 
 @SEEDS
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
-def test_the_least_harm_within_a_latency(seed: int, share: float) -> None:
+def test_the_least_degradation_within_a_latency(seed: int, share: float) -> None:
     model, degradation = problem(seed)
     times = {kept: model.predicted(kept) for kept in every_plan(model)}
     budget = min(times.values()) * (1 - share) + max(times.values()) * share
-    best = min(harm_of(degradation, kept) for kept, time in times.items() if time <= budget)
+    best = min(degradation_of(degradation, kept) for kept, time in times.items() if time <= budget)
     found = least_degradation(model, degradation, max_ms=budget)
     assert found is not None
     assert times[found] <= budget + 1e-6
-    assert harm_of(degradation, found) == pytest.approx(best, abs=1e-5 * sum(degradation.values()))
+    tolerance = 1e-5 * sum(degradation.values())
+    assert degradation_of(degradation, found) == pytest.approx(best, abs=tolerance)
 
 
 @SEEDS
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
-def test_the_least_latency_within_a_harm(seed: int, share: float) -> None:
+def test_the_least_latency_within_a_degradation(seed: int, share: float) -> None:
     model, degradation = problem(seed)
     budget = share * sum(degradation.values())
     times = {
         kept: model.predicted(kept)
         for kept in every_plan(model)
-        if harm_of(degradation, kept) <= budget + 1e-9
+        if degradation_of(degradation, kept) <= budget + 1e-9
     }
     found = least_latency(model, degradation, max_degradation=budget)
-    assert harm_of(degradation, found) <= budget + 1e-6
+    assert degradation_of(degradation, found) <= budget + 1e-6
     assert model.predicted(found) == pytest.approx(min(times.values()), rel=1e-4)
 
 

@@ -64,7 +64,7 @@ def ratio(value: float) -> Callable[[PlanLatency], float]:
     return lambda latency: value * latency.all_int8
 
 
-def test_within_a_latency_the_most_harm_for_the_time_stays_in_float() -> None:
+def test_within_a_latency_the_most_degradation_for_the_time_stays_in_float() -> None:
     found = search_within_latency(TABLE, MODEL, SHARES, measured(0.02), timed(), max_ms=ratio(1.18))
     assert found.meets
     assert set(found.plan.float_operations) == {"b", "c"}

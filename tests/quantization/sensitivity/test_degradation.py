@@ -15,7 +15,7 @@ from quantpipe.quantization.sensitivity.degradation import (
 )
 
 
-def test_the_harm_is_the_mean_over_the_images_counted() -> None:
+def test_the_degradation_is_the_mean_over_the_images_counted() -> None:
     degradation = mean_degradation({"a": [1.0, 2.0, 6.0], "b": [0.0, 0.0, 3.0]})
     counted = degradation.resampled(np.array([[1, 1, 1], [2, 0, 1]]))
     np.testing.assert_allclose(counted, [[3.0, 1.0], [8 / 3, 1.0]])

@@ -46,7 +46,7 @@ def table(path: Path, names: Sequence[str], digest: str) -> Artifact:
 
 @pytest.fixture
 def names(trained: Checkpoint) -> list[str]:
-    """Operations from harmless to harmful: here the last to run is the most harmless."""
+    """Operations from the least sensitive to the most: here the last to run is the least."""
     return list(reversed(operation_names(trained)))
 
 

@@ -96,7 +96,7 @@ class RangeDegradations:
     values: Floats
 
     def least(self, drawn: NDArray[np.intp] | None = None) -> dict[str, str]:
-        """Returns the label of the least harmful candidate for each operation, in their order.
+        """Returns the label of the least degrading candidate for each operation, in their order.
 
         Args:
             drawn: (n,) numbers of the images that count; None: all, once.

@@ -1,6 +1,6 @@
 """The fewest float operations along a ranking that keep the loss of mAP within a budget.
 
-Plan k leaves the k most harmful operations of the ranking in float. Bisection looks for the first
+Plan k leaves the k most sensitive operations of the ranking in float. Bisection looks for the first
 plan that meets the budget, and measures every plan that it asks about, the answer among them. The
 mAP is not monotone along the ranking: neighbors differ by the noise of the images. What is found
 is therefore a boundary, a plan that meets the budget beside one that does not, both measured; a
@@ -49,7 +49,7 @@ def search_boundary(
     """Returns the plan with the fewest float operations whose measured drop meets the budget.
 
     Args:
-        table: The ranking, harmless to harmful.
+        table: The ranking, the least sensitive first.
         measure: Compares a plan with the float network.
         max_drop: Of mAP 50:95, as a fraction of one.
         accept_inconclusive: Take INT8 throughout where :func:`cannot_tell` that

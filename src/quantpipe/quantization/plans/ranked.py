@@ -1,4 +1,4 @@
-"""Plans along a ranking: its most harmful operations in float."""
+"""Plans along a ranking: its most sensitive operations in float."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 
 def plan_from_boundary(table: SensitivityTable, boundary: int) -> PrecisionPlan:
-    """Quantizes the first ``boundary + 1`` operations of the table, harmless ones first.
+    """Quantizes the first ``boundary + 1`` operations of the table, the least sensitive first.
 
     Raises:
         ConfigurationError: The boundary is not in [0, number of operations - 1].

@@ -97,7 +97,7 @@ Method = Callable[[RankingTask[B]], Measured]
 def rank_operations(
     name: SensitivityMethod, method: Method[B], task: RankingTask[B]
 ) -> SensitivityTable:
-    """Ranks the operations from harmless to harmful.
+    """Ranks the operations from the least sensitive to the most.
 
     Raises:
         DataError: There is no image.

@@ -1,4 +1,4 @@
-"""The sensitivity table: what INT8 in each operation does, harmless ones first."""
+"""The sensitivity table: what INT8 in each operation does, the least sensitive first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SensitivityRow:
     Attributes:
         name: The operation.
         score: ``map``: mAP 50:95 with this operation switched; the other methods: its
-            degradation, smaller is harmless.
+            degradation, smaller is less sensitive.
         standard_error: Over the images; of ``drop`` for ``map``, else of the score.
         map50: With this operation switched.
         map: Likewise.
@@ -49,7 +49,7 @@ class SensitivityRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityTable:
-    """All operations, from harmless to harmful.
+    """All operations, from the least sensitive to the most.
 
     Attributes:
         method: How they were scored.
@@ -123,7 +123,7 @@ def sorted_table(
     passes: float | None = None,
     reliability: float | None = None,
 ) -> SensitivityTable:
-    """Sorts rows given in execution order from harmless to harmful, stably.
+    """Sorts rows given in execution order from the least sensitive to the most, stably.
 
     By degradation ascending; ``map`` by mAP 50:95: descending where the operation was alone in
     INT8, ascending where it was alone in float.

@@ -242,7 +242,7 @@ def _by_degradation(
     )
     numbers = Counter(degradations.least().values()).most_common()
     context.progress.note(
-        f"{context.step}: least harmful ranges: "
+        f"{context.step}: least degrading ranges: "
         + ", ".join(f"{label} for {number}" for label, number in numbers)
     )
 
