@@ -64,17 +64,6 @@ def assert_whole(folder: Path) -> None:
         assert (folder / name).read_bytes() == content
 
 
-def test_the_key_is_the_digest_of_the_canonical_text() -> None:
-    assert key_of(IDENTITY) == sha256_bytes(b'{"a":[1.5,"x",null],"b":1}')
-    assert key_of(IDENTITY) == KEY
-    assert key_of({"a": [1.5, "x", None], "b": 1}) == KEY
-
-
-def test_nan_names_nothing() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        key_of({"a": float("nan")})
-
-
 def test_what_was_built_is_found_by_another_process(store: Store) -> None:
     entry, there = store.cache().get_or_build(KEY, IDENTITY, write)
     assert not there
