@@ -7,18 +7,13 @@ from pathlib import Path
 
 import onnx
 import torch
+from tests.calibrated_scales import calibrated_scales
+from tests.yolov6_numbers import narrowed
 from torch import Tensor, nn
 
-from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import build_detector, fold_batch_norm
 from quantpipe.export.onnx_graph import export_float, read_graph
-from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.collect import collect, solve
-from quantpipe.quantization.calibration.weights import weight_scales
-from quantpipe.quantization.number_format import INT8
-from quantpipe.quantization.operations import find_operations
-from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.scale_cache import ScaleCache
 
 IMAGE_SIZE = 64
 
@@ -33,16 +28,7 @@ class Exported:
 
 
 def small_network() -> nn.Module:
-    architecture = Architecture(
-        name="tiny",
-        depth=0.33,
-        width=0.125,
-        num_classes=3,
-        backbone_channels=(64, 128, 256, 512, 1024),
-        backbone_repeats=(1, 6, 12, 18, 6),
-        neck_channels=(256, 128, 128, 256, 256, 512),
-        neck_repeats=(12, 12, 12, 12),
-    )
+    architecture = narrowed(depth=0.33, width=0.125, num_classes=3)
     network = fold_batch_norm(build_detector(architecture, "repopt", seed=3)).eval()
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -72,24 +58,6 @@ def _normalize(network: nn.Module, images: Tensor) -> None:
         hook.remove()
 
 
-def ranges(network: nn.Module, images: Tensor) -> ScaleCache:
-    operations = find_operations(network, images[:1])
-    statistics = collect(network, operations, [images], progress=Silent())
-    amax = unify(
-        solve(statistics, "max", progress=Silent(), number_format=INT8),
-        concat_groups(network, images[:1]),
-    )
-    return build_scale_cache(
-        amax,
-        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
-        method="max",
-        weights_digest="w" * 64,
-        data_digest="d" * 64,
-        preprocessing={"image_size": IMAGE_SIZE},
-        number_format=INT8,
-    )
-
-
 def export_small_network(folder: Path) -> Exported:
     """Makes it all; its file is ``folder/float.onnx``."""
     network = small_network()
@@ -101,7 +69,7 @@ def export_small_network(folder: Path) -> Exported:
         images=images,
         path=path,
         graph=read_graph(path),
-        scales=ranges(network, images),
+        scales=calibrated_scales(network, [images]),
     )
 
 

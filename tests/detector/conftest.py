@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from tests.yolov6_numbers import narrowed
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
@@ -30,16 +31,7 @@ def images() -> Tensor:
 @pytest.fixture
 def make_architecture() -> MakeArchitecture:
     def make(*, depth: float = 0.33, width: float = 0.125, num_classes: int = 3) -> Architecture:
-        return Architecture(
-            name="test",
-            depth=depth,
-            width=width,
-            num_classes=num_classes,
-            backbone_channels=(64, 128, 256, 512, 1024),
-            backbone_repeats=(1, 6, 12, 18, 6),
-            neck_channels=(256, 128, 128, 256, 256, 512),
-            neck_repeats=(12, 12, 12, 12),
-        )
+        return narrowed(depth=depth, width=width, num_classes=num_classes)
 
     return make
 

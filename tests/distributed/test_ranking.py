@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.calibrated_scales import calibrated_scales
 from tests.distributed.ranking_along import Job, StopsAfter, Tiny, follow, lead
 
 from quantpipe.distributed.ranks import run_together
 from quantpipe.errors import Interrupted, NumericalError
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.collect import collect, solve
-from quantpipe.quantization.calibration.weights import weight_scales
-from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
-from quantpipe.quantization.scale_cache import build_scale_cache
 from quantpipe.quantization.sensitivity.table import (
     Direction,
     SensitivityMethod,
@@ -46,21 +43,10 @@ def given(tmp_path: Path) -> dict[str, Any]:
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
     batches = list(torch.rand(9, 3, 16, 16, generator=generator).split(2))  # type: ignore[no-untyped-call]
-    operations = find_operations(network, batches[0][:1])
-    statistics = collect(network, operations, batches, progress=Silent())
-    scales = build_scale_cache(
-        solve(statistics, "max", progress=Silent(), number_format=INT8),
-        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
-        method="max",
-        weights_digest="w",
-        data_digest="d",
-        preprocessing={"image_size": 16},
-        number_format=INT8,
-    )
     return {
         "network": network,
-        "scales": scales,
-        "operations": operations,
+        "scales": calibrated_scales(network, batches),
+        "operations": find_operations(network, batches[0][:1]),
         "direction": "only",
         "batches": batches,
         "num_batches": len(batches),

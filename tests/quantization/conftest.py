@@ -7,32 +7,20 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.calibrated_scales import calibrated_scales
+from tests.yolov6_numbers import narrowed
 from torch import Tensor, nn
 
-from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.collect import collect, solve
-from quantpipe.quantization.calibration.weights import weight_scales
-from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
-from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
+from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.sensitivity.ranking import RankingTask
-from quantpipe.quantization.shared_ranges import concat_groups, unify
 from quantpipe.quantization.simulation.network import quantize
 
-NANO = Architecture(
-    name="nano",
-    depth=0.33,
-    width=0.25,
-    num_classes=3,
-    backbone_channels=(64, 128, 256, 512, 1024),
-    backbone_repeats=(1, 6, 12, 18, 6),
-    neck_channels=(256, 128, 128, 256, 256, 512),
-    neck_repeats=(12, 12, 12, 12),
-)
+NANO = narrowed(depth=0.33, width=0.25, num_classes=3)
 
 
 class Notes(Silent):
@@ -104,18 +92,7 @@ def batches() -> list[Tensor]:
 
 @pytest.fixture
 def scales(network: SmallNetwork, batches: list[Tensor]) -> ScaleCache:
-    operations = find_operations(network, batches[0][:1])
-    statistics = collect(network, operations, batches, progress=Silent())
-    amax = solve(statistics, "max", progress=Silent(), number_format=INT8)
-    return build_scale_cache(
-        unify(amax, concat_groups(network, batches[0][:1])),
-        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
-        method="max",
-        weights_digest="w" * 64,
-        data_digest="d" * 64,
-        preprocessing={"image_size": 32},
-        number_format=INT8,
-    )
+    return calibrated_scales(network, batches)
 
 
 @pytest.fixture

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.calibrated_scales import calibrated_scales
+from tests.yolov6_numbers import narrowed
 from torch import Tensor
 
 from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
-from quantpipe.detector.families.yolov6.architecture import Architecture, operation_names
+from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.detector.families.yolov6.checkpoint import Description
 from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import build_detector, fold_batch_norm
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.network import predict_with
-from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.collect import collect, solve
-from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.model import (
     Model,
     deployed,
@@ -30,21 +29,10 @@ from quantpipe.quantization.model import (
     without_ranges,
 )
 from quantpipe.quantization.model_files import CHECKPOINT, PLAN, SCALES
-from quantpipe.quantization.number_format import INT8
-from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan, save_plan
-from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache, save_scales
+from quantpipe.quantization.scale_cache import ScaleCache, save_scales
 
-TINY = Architecture(
-    name="tiny",
-    depth=0.1,
-    width=0.0625,
-    num_classes=2,
-    backbone_channels=(64, 128, 256, 512, 1024),
-    backbone_repeats=(1, 6, 12, 18, 6),
-    neck_channels=(256, 128, 128, 256, 256, 512),
-    neck_repeats=(12, 12, 12, 12),
-)
+TINY = narrowed(depth=0.1, width=0.0625, num_classes=2)
 STEM = operation_names(TINY)[0]
 
 
@@ -77,17 +65,7 @@ def ranges(
     path = tmp_path_factory.mktemp("float") / CHECKPOINT
     save_checkpoint(path, checkpoint)
     network = load_model(path, "cpu").network
-    operations = find_operations(network, pixels)
-    found = collect(network, operations, [pixels], progress=Silent())
-    return build_scale_cache(
-        solve(found, "max", progress=Silent(), number_format=INT8),
-        weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
-        method="max",
-        weights_digest=checkpoint.weights_digest,
-        data_digest="d" * 64,
-        preprocessing={"image_size": 32},
-        number_format=INT8,
-    )
+    return calibrated_scales(network, [pixels], weights_digest=checkpoint.weights_digest)
 
 
 @pytest.fixture(scope="module")

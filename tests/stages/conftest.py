@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from quantpipe.detector.families.yolov6.family import architecture, input_of
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.files import sha256_file
 from quantpipe.progress import Silent
-from quantpipe.quantization.model_files import CHECKPOINT
+from quantpipe.quantization.model_files import CHECKPOINT, SCALES
 from quantpipe.settings.data import open_split
 from quantpipe.stages import STAGES
 from quantpipe.stages.artifacts import MODEL
@@ -175,3 +176,13 @@ def calibrated(configured: Configure, run_stage: RunStage, float_model: Artifact
 def exported(configured: Configure, run_stage: RunStage, calibrated: Artifacts) -> Artifacts:
     """The float graph."""
     return run_stage("export", configured("export.fp32"), model=calibrated["model"])
+
+
+@pytest.fixture
+def misfit(float_model: Artifact, calibrated: Artifacts, tmp_path: Path) -> Artifact:
+    """A float model beside the scales of other weights: of those that calibration folded."""
+    folder = tmp_path / "misfit"
+    folder.mkdir()
+    shutil.copyfile(float_model.path, folder / CHECKPOINT)
+    shutil.copyfile(calibrated["model"].folder / SCALES, folder / SCALES)
+    return artifact_at(folder, MODEL)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from tests.training.quantized import TINY
+from tests.yolov6_numbers import LOSS_NUMBERS
 from torch import Tensor, nn
 
 from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import Architecture
-from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.training.distillation_numbers import DistillationNumbers
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
@@ -33,22 +33,13 @@ _SCHEDULE = Schedule(
     mixed_precision=False,
     channels_last=False,
 )
-_LOSS = LossNumbers(
-    assignment_topk=13,
-    assignment_alpha=1.0,
-    assignment_beta=6.0,
-    focal_alpha=0.75,
-    focal_gamma=2.0,
-    classification_weight=1.0,
-    box_weight=2.5,
-)
 RECIPE = Recipe(
     epochs=3,
     batch_size=2,
     lr=0.02,
     schedule=_SCHEDULE,
     box_loss="giou",
-    loss=_LOSS,
+    loss=LOSS_NUMBERS,
     validate_every=1,
     patience=None,
 )

@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tests.calibrated_scales import calibrated_scales
 from tests.precision_plans import all_int8
 from torch import Tensor
 from torch.nn import functional
 
 from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import ArtifactError
-from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.collect import collect, solve
 from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_calibrators
-from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.number_format import INT8
-from quantpipe.quantization.operations import find_operations
 from quantpipe.quantization.precision_plan import PrecisionPlan
-from quantpipe.quantization.scale_cache import ScaleCache, build_scale_cache
-from quantpipe.quantization.shared_ranges import concat_groups, unify
+from quantpipe.quantization.scale_cache import ScaleCache
 from quantpipe.quantization.simulation.network import (
     only_quantized,
     quantize,
@@ -214,21 +210,7 @@ def test_ranges_of_another_network_are_refused(network: SmallNetwork, scales: Sc
 
 def test_detector_keeps_predict_and_its_state_dict(detector: Detector) -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    operations = find_operations(detector, images[:1])
-    statistics = collect(detector, operations, [images], progress=Silent())
-    ranges = build_scale_cache(
-        unify(
-            solve(statistics, "max", progress=Silent(), number_format=INT8),
-            concat_groups(detector, images[:1]),
-        ),
-        weight_scales(detector, operations, "max", progress=Silent(), number_format=INT8),
-        method="max",
-        weights_digest="w",
-        data_digest="d",
-        preprocessing={},
-        number_format=INT8,
-    )
-    quantized = quantize(detector, ranges)
+    quantized = quantize(detector, calibrated_scales(detector, [images]))
     assert len(quantized_operations(quantized)) == 59
     with torch.no_grad():
         found, exact = quantized.predict(images), detector.predict(images)

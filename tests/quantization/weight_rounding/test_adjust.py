@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tests.exported_network import ranges
+from tests.calibrated_scales import calibrated_scales
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.network import Detector
@@ -296,7 +296,7 @@ def test_bad_input_is_named(network: SmallNetwork, scales: ScaleCache, images: T
 def test_a_detector_is_adjusted_whole(detector: Detector, tmp_path: Path) -> None:
     """All 59 operations, the pooling that is called three times among them."""
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    scales = ranges(detector, images)
+    scales = calibrated_scales(detector, [images])
     done = adjust_weights(
         detector,
         scales,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
+from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
@@ -19,8 +18,7 @@ from quantpipe.engines.registry import load_engine
 from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.evaluation.postprocess import detections
-from quantpipe.quantization.model_files import CALIBRATION_CACHE, CHECKPOINT, SCALES
-from quantpipe.stages.artifacts import MODEL
+from quantpipe.quantization.model_files import CALIBRATION_CACHE
 from quantpipe.stages.export import STAGE
 from quantpipe.stages.export import suppression as detecting_graph
 
@@ -88,14 +86,10 @@ def test_a_float_model_has_nothing_to_quantize(
 def test_scales_of_other_weights_are_refused(
     configured: Configure,
     run_stage: RunStage,
-    calibrated: Artifacts,
-    float_model: Artifact,
-    tmp_path: Path,
+    misfit: Artifact,
 ) -> None:
-    shutil.copyfile(float_model.path, tmp_path / CHECKPOINT)
-    shutil.copyfile(calibrated["model"].folder / SCALES, tmp_path / SCALES)
     with pytest.raises(ArtifactError, match="these scales belong to weights"):
-        run_stage("export", configured("export.ptq"), model=artifact_at(tmp_path, MODEL))
+        run_stage("export", configured("export.ptq"), model=misfit)
 
 
 def test_half_needs_scales_in_half(configured: Configure) -> None:

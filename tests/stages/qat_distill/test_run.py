@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,13 +86,10 @@ def test_the_student_is_the_network_that_is_deployed(
 def test_a_network_with_batch_norm_has_no_ranges_to_train_with(
     configured: Configure,
     run_stage: RunStage,
-    calibrated: Artifacts,
     float_model: Artifact,
-    tmp_path: Path,
+    misfit: Artifact,
 ) -> None:
-    shutil.copyfile(float_model.path, tmp_path / CHECKPOINT)
-    shutil.copyfile(calibrated["model"].folder / SCALES, tmp_path / SCALES)
-    wired = {"model": artifact_at(tmp_path, MODEL), "teacher": float_model}
+    wired = {"model": misfit, "teacher": float_model}
     with pytest.raises(ArtifactError, match="these scales belong to weights"):
         run_stage("qat_distill", configured("qat_distill", *SHORT), **wired)
 

@@ -4,25 +4,17 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.random_boxes import random_detections, random_truth
+from tests.yolov6_numbers import LOSS_NUMBERS
 
 from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.loss import DetectionLoss
-from quantpipe.detector.loss_numbers import LossNumbers
 from quantpipe.stages.sensitivity.methods import LabeledPrediction, _images, image_losses
 
 LOSS = DetectionLoss(
     strides=STRIDES,
     box_loss="siou",
-    numbers=LossNumbers(
-        assignment_topk=13,
-        assignment_alpha=1.0,
-        assignment_beta=6.0,
-        focal_alpha=0.75,
-        focal_gamma=2.0,
-        classification_weight=1.0,
-        box_weight=2.5,
-    ),
+    numbers=LOSS_NUMBERS,
 )
 ANCHORS = 64 + 16 + 4
 

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
+from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
@@ -16,9 +15,7 @@ from quantpipe.detector.checkpoint import Checkpoint, operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.identity import identity
 from quantpipe.progress import Silent
-from quantpipe.quantization.model_files import CHECKPOINT, SCALES
 from quantpipe.quantization.sensitivity.table import load_table
-from quantpipe.stages.artifacts import MODEL
 from quantpipe.stages.sensitivity import STAGE
 
 
@@ -111,15 +108,11 @@ def test_the_number_of_processes_is_no_part_of_the_result(configured: Configure)
 def test_scales_of_other_weights_are_refused(
     configured: Configure,
     run_stage: RunStage,
-    calibrated: Artifacts,
-    float_model: Artifact,
-    tmp_path: Path,
+    misfit: Artifact,
 ) -> None:
-    shutil.copyfile(float_model.path, tmp_path / CHECKPOINT)
-    shutil.copyfile(calibrated["model"].folder / SCALES, tmp_path / SCALES)
     config = configured("sensitivity", "sensitivity.method=output")
     with pytest.raises(ArtifactError, match="these scales belong to weights"):
-        run_stage("sensitivity", config, model=artifact_at(tmp_path, MODEL))
+        run_stage("sensitivity", config, model=misfit)
 
 
 @pytest.mark.slow

@@ -2,24 +2,16 @@ import math
 
 import pytest
 import torch
+from tests.yolov6_numbers import LOSS_NUMBERS
 from torch import Tensor
 
 from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.loss import DetectionLoss, varifocal_loss
-from quantpipe.detector.loss_numbers import LossNumbers
 
 LOSS = DetectionLoss(
     strides=(8, 16, 32),
     box_loss="giou",
-    numbers=LossNumbers(
-        assignment_topk=13,
-        assignment_alpha=1.0,
-        assignment_beta=6.0,
-        focal_alpha=0.75,
-        focal_gamma=2.0,
-        classification_weight=1.0,
-        box_weight=2.5,
-    ),
+    numbers=LOSS_NUMBERS,
 )
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.yolov6_numbers import narrowed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -147,16 +148,7 @@ def test_masked_steps_are_steps_of_the_branches(
 
 def mask_of(s3: Tensor, s1: Tensor) -> Tensor:
     """The mask that the package computes for a 6-channel block with these scales."""
-    architecture = Architecture(
-        name="six",
-        depth=0.1,
-        width=0.02,
-        num_classes=1,
-        backbone_channels=(64, 128, 256, 512, 1024),
-        backbone_repeats=(1, 6, 12, 18, 6),
-        neck_channels=(256, 128, 128, 256, 256, 512),
-        neck_repeats=(12, 12, 12, 12),
-    )
+    architecture = narrowed(depth=0.1, width=0.02, num_classes=1)
     scales = dict(extract_scales(build_detector(architecture, "linear_add", seed=0)))
     name = next(n for n, scale in scales.items() if scale.identity is not None)
     channels = len(scales[name].kernel_3x3)
