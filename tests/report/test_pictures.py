@@ -8,12 +8,12 @@ from PIL import Image
 
 from quantpipe.report.pictures import detection_picture
 
-GREY = np.full((60, 120, 3), 128, dtype=np.uint8)
+GRAY = np.full((60, 120, 3), 128, dtype=np.uint8)
 
 
 def _drawn(boxes: list[list[float]], scores: list[float], labels: list[int]) -> NDArray[Any]:
     uri = detection_picture(
-        GREY,
+        GRAY,
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(scores, dtype=np.float32),
         np.array(labels, dtype=np.int64),

@@ -15,7 +15,7 @@ from quantpipe.report.point_labels import place_labels
 Points = list[tuple[float, float, str]]
 
 
-def labelled(points: Points) -> tuple[Axes, dict[str, Annotation]]:
+def labeled(points: Points) -> tuple[Axes, dict[str, Annotation]]:
     figure = Figure(figsize=(8, 4))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -38,7 +38,7 @@ EQUAL: Points = [(3.0, 5.0, f"variant{i}") for i in range(5)]
 
 @pytest.mark.parametrize("points", [CLOSE, EQUAL])
 def test_no_name_covers_another(points: Points) -> None:
-    _, found = labelled(points)
+    _, found = labeled(points)
     assert set(found) == {name for _, _, name in points}
     for one, other in itertools.combinations(found.values(), 2):
         assert not Bbox.intersection(drawn(one), drawn(other)), (one, other)
@@ -46,14 +46,14 @@ def test_no_name_covers_another(points: Points) -> None:
 
 @pytest.mark.parametrize("points", [CLOSE, EQUAL])
 def test_no_name_covers_a_point(points: Points) -> None:
-    axes, found = labelled(points)
+    axes, found = labeled(points)
     for x, y, _ in points:
         at_x, at_y = axes.transData.transform((x, y))
         assert not any(drawn(text).contains(at_x, at_y) for text in found.values())
 
 
 def test_a_lone_name_stands_right_of_its_point_at_its_height() -> None:
-    axes, found = labelled([(2.0, 4.0, "qat")])
+    axes, found = labeled([(2.0, 4.0, "qat")])
     at_x, at_y = axes.transData.transform((2.0, 4.0))
     box = drawn(found["qat"])
     assert 0 < box.x0 - at_x < 20
@@ -62,7 +62,7 @@ def test_a_lone_name_stands_right_of_its_point_at_its_height() -> None:
 
 
 def test_only_a_name_that_was_moved_far_has_a_line_to_its_point() -> None:
-    _, found = labelled(EQUAL)
+    _, found = labeled(EQUAL)
     shifts = {name: abs(text.get_position()[1]) for name, text in found.items()}
     lines = {name: text.arrow_patch is not None for name, text in found.items()}
     assert {name: shift > 13 for name, shift in shifts.items()} == lines

@@ -16,7 +16,7 @@ _MAX_DEPTH = 32
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a public checkpoint: of ``ema`` where there is one, else of ``model``.
+    """Reads the tensors of a released checkpoint: of ``ema`` where there is one, else of ``model``.
 
     Floating tensors come back in float32. A plain state dict is read too.
 

@@ -1,6 +1,6 @@
 """A pickle reader that builds tensors, containers and inert records, and runs nothing.
 
-A public checkpoint is a whole pickled module of a package that is not installed. Every class of
+A released checkpoint is a whole pickled module of a package that is not installed. Every class of
 that package, and of torch's, becomes a :class:`Record`: a bag that keeps the state it is given.
 Names outside the allow-list end the reading, before anything of that name is looked up.
 """

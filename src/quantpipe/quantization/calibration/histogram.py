@@ -26,7 +26,7 @@ class Histogram:
 
     The first values that are not all zero fix the width (their maximum over 2048); later, larger
     ones add bins of the same width. Past ``MAX_BINS`` neighbors are merged and the width doubles
-    (the toolkit goes on growing).
+    (pytorch-quantization goes on growing).
 
     Args:
         by_image: Whether to keep the counts of each image too; 4 bytes an image and bin.

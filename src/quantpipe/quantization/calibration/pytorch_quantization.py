@@ -1,6 +1,6 @@
 """Activation ranges by NVIDIA's pytorch-quantization 2.1.3, the reference for this package's own.
 
-The only importer of the toolkit. Importing it replaces the handlers of the root logger and uses
+The only importer of that library. Importing it replaces the handlers of the root logger and uses
 functions that torch has deprecated, so it is imported on first use, with both contained.
 """
 
@@ -40,19 +40,19 @@ def pytorch_quantization_amax(
     progress: Progress,
     total: int | None = None,
 ) -> dict[str, float]:
-    """Returns the amax of each operation's input from the toolkit's calibrators.
+    """Returns the amax of each operation's input from pytorch-quantization's calibrators.
 
     As :func:`~quantpipe.quantization.calibration.collect.collect` and ``solve`` in one;
     ``entropy`` takes seconds for every operation.
 
     Raises:
-        MachineError: The toolkit is not installed, or has no ``mse`` without CUDA.
+        MachineError: The library is not installed, or has no ``mse`` without CUDA.
         NumericalError: An operation read a NaN or an infinity.
     """
     check_method(method, percentile)
     if method == "mse" and not torch.cuda.is_available():
         raise MachineError(
-            "the toolkit searches the least squared error on CUDA only",
+            "pytorch-quantization searches the least squared error on CUDA only",
             hint="use calibrate.implementation=quantpipe, or another method",
         )
     calibrators = {
@@ -60,7 +60,7 @@ def pytorch_quantization_amax(
     }
 
     def observe(name: str, values: Tensor, first_image: int) -> None:  # noqa: ARG001
-        # The toolkit divides by the maximum of what it sees first.
+        # The library divides by the maximum of what it sees first.
         if name in calibrators and bool(values.any()):
             calibrators[name].collect(values)
 
@@ -70,14 +70,14 @@ def pytorch_quantization_amax(
     amax = {
         name: solve_calibrator(calibrator, method, percentile)
         for name, calibrator in progress.track(
-            calibrators.items(), f"toolkit {method}", total=len(calibrators)
+            calibrators.items(), f"pytorch-quantization {method}", total=len(calibrators)
         )
     }
     return floor_dead(amax, number_format, progress)
 
 
 def make_calibrator(method: CalibrationMethod, number_format: NumberFormat) -> Any:
-    """Returns the toolkit's calibrator for a method: signed, per tensor, its own defaults."""
+    """Returns the library's calibrator for a method: signed, per tensor, its own defaults."""
     calib = pytorch_quantization_calibrators()
     if method == "max":
         return calib.MaxCalibrator(number_format.bits, None, unsigned=False)

@@ -75,10 +75,10 @@ def sweep(task: RankingTask[B], probe: Probe[B, S]) -> Sweep:
             total=task.num_batches * len(own),
         ):
             kept[name].append(record)
-    return _together(processes.all_gather(kept), task)
+    return _of_all_processes(processes.all_gather(kept), task)
 
 
-def _together(parts: list[dict[str, list[Record]]], task: RankingTask[B]) -> Sweep:
+def _of_all_processes(parts: list[dict[str, list[Record]]], task: RankingTask[B]) -> Sweep:
     """The sweep of all processes; they have the reference in common."""
     found = {name: records for part in reversed(parts) for name, records in part.items()}
     in_order = {name: found[name] for name in (REFERENCE, *task.names)}

@@ -90,7 +90,7 @@ def method_of(config: CalibrateConfig) -> Method:
 
 
 def check(config: CalibrateConfig) -> None:
-    """Finds missing data and files, and what the toolkit cannot do on a processor."""
+    """Finds missing data and files, and what pytorch-quantization cannot do on a processor."""
     check_data(config.data)
     check_ranks(config.batch_size, config.trainer)
     given = config.from_checkpoint
@@ -99,7 +99,7 @@ def check(config: CalibrateConfig) -> None:
     by_reference = config.implementation == "pytorch_quantization" and config.method == "mse"
     if by_reference and resolve_device("auto") != "cuda":
         raise ConfigurationError(
-            "the toolkit searches the least squared error on CUDA only",
+            "pytorch-quantization searches the least squared error on CUDA only",
             path="implementation",
             hint="take calibrate.implementation=quantpipe",
         )

@@ -1,4 +1,4 @@
-"""Ranges of a public checkpoint whose convolutions are pytorch-quantization modules."""
+"""Ranges of a released checkpoint whose convolutions are pytorch-quantization modules."""
 
 from __future__ import annotations
 

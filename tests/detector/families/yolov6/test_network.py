@@ -38,7 +38,7 @@ def test_published_sizes(
 
 
 def _documented_names() -> Iterator[str]:
-    """Yields the state dict of the RepOpt form at depth 0.33, as public checkpoints name it."""
+    """Yields the state dict of the RepOpt form at depth 0.33, as released checkpoints name it."""
     blocks = ["backbone.stem"]
     runs = {f"backbone.ERBlock_{k}.1": n for k, n in ((2, 2), (3, 4), (4, 6), (5, 2))}
     blocks += [f"backbone.ERBlock_{k}.0" for k in (2, 3, 4, 5)]

@@ -29,7 +29,7 @@ class PyramidPooling(nn.Module):
 
 
 class SimSppf(nn.Module):
-    """Holds the pyramid pooling under the name that public checkpoints give it."""
+    """Holds the pyramid pooling under the name that released checkpoints give it."""
 
     def __init__(self, channels: int, *, folded: bool):
         super().__init__()

@@ -20,7 +20,7 @@ Channels = Annotated[tuple[int, ...], Between(8, 4096)]
 Repeats = Annotated[tuple[int, ...], Between(1, 64)]
 Side = Between(64, 4096)
 
-GREY = 114  # around letterboxed images
+GRAY = 114  # around letterboxed images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def input_of(size: tuple[int, int]) -> InputSpecification:
         std=(1.0, 1.0, 1.0),
         resize="letterbox",
         align="center",
-        padding=GREY,
+        padding=GRAY,
     )
 
 

@@ -22,7 +22,7 @@ class Head(nn.Module):
         self.reg_convs = nn.ModuleList(_silu_conv(c, 3, folded=folded) for c in channels)
         self.cls_preds = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in channels)
         self.reg_preds = nn.ModuleList(nn.Conv2d(c, 4, 1) for c in channels)
-        # Public checkpoints hold these two even where distances are predicted directly: they keep
+        # Released checkpoints hold these two even where distances are predicted directly: they keep
         # the names of the state dict whole and take no part in the computation.
         self.register_buffer("proj", torch.zeros(1))
         self.proj_conv = nn.Conv2d(1, 1, 1, bias=False).requires_grad_(False)
