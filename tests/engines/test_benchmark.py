@@ -50,8 +50,8 @@ def test_percentiles_are_of_the_counted_rounds_in_milliseconds() -> None:
         values = base * (1 + np.arange(50) / 100)
         expected = np.percentile(values, [50, 95, 99])
         found = result[name]
-        np.testing.assert_allclose([found["p50"], found["p95"], found["p99"]], expected, rtol=1e-6)
-        assert found["fastest"] == pytest.approx(values.min())
+        np.testing.assert_allclose([found.p50, found.p95, found.p99], expected, rtol=1e-6)
+        assert found.fastest == pytest.approx(values.min())
 
 
 def test_each_round_runs_all_and_none_always_follows_the_same() -> None:
