@@ -124,18 +124,19 @@ def _damage_entry(house: _House, chance: random.Random, share: float, tally: Tal
     """Every file of the entry, its manifest too: set aside, made again, said."""
     for name in (*FILES, _MANIFEST):
         number = max(1, round(_PER_CACHE_FILE * share))
-        for mutation in mutations((house.entry / name).read_bytes(), chance, number):
+        whole = (house.entry / name).read_bytes()
+        for mutation in mutations(whole, chance, number):
             path = house.entry / name
-            if name == _MANIFEST and _says_the_same(path, mutation.content):
+            if name == _MANIFEST and _says_the_same(whole, mutation.content):
                 continue
             _put(path, mutation.content)
             tally.record(f"cache entry, {name} {mutation.what}", _rebuilt(house, tally))
 
 
-def _says_the_same(manifest: Path, content: bytes | None) -> bool:
+def _says_the_same(manifest: bytes, content: bytes | None) -> bool:
     """White space may change without a trace; the next run reads the same."""
     try:
-        return bool(json.loads(content or b"") == json.loads(manifest.read_bytes()))
+        return bool(json.loads(content or b"") == json.loads(manifest))
     except ValueError:
         return False
 

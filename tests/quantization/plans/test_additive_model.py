@@ -11,7 +11,9 @@ from quantpipe.quantization.sensitivity.table import (
 
 
 def table(method: SensitivityMethod, *rows: SensitivityRow) -> SensitivityTable:
-    return SensitivityTable(method=method, rows=rows, baseline=None, weights_digest=None)
+    return SensitivityTable(
+        method=method, rows=rows, baseline=None, weights_digest=None, direction="only"
+    )
 
 
 def test_scores_are_shares_of_their_sum() -> None:

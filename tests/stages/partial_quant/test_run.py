@@ -39,7 +39,10 @@ def table(path: Path, names: Sequence[str], digest: str) -> Artifact:
     """A ranking of the operations in the order given."""
     rows = tuple(SensitivityRow(name=name, score=float(i)) for i, name in enumerate(names))
     save_table(
-        path, SensitivityTable(method="output", rows=rows, baseline=None, weights_digest=digest)
+        path,
+        SensitivityTable(
+            method="output", rows=rows, baseline=None, weights_digest=digest, direction="only"
+        ),
     )
     return artifact_at(path.parent, SENSITIVITY)
 

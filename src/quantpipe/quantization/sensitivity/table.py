@@ -69,7 +69,7 @@ class SensitivityTable:
     rows: tuple[SensitivityRow, ...]
     baseline: float | None
     weights_digest: str | None
-    direction: Direction = "only"
+    direction: Direction
     num_images: int | None = None
     seconds: float | None = field(default=None, compare=False)
     passes: float | None = None
