@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import canonical_json, sha256_bytes, write_json
+from quantpipe.given_files import read_text
 from quantpipe.schema import NO_GROUP, NO_SUCH_SETTING, NOT_SET, build
 
 C = TypeVar("C")
@@ -29,10 +30,9 @@ def read_document(path: Path, expected_format: str, version: int) -> dict[str, A
         ArtifactError: Unreadable, not JSON, NaN or infinite numbers, another format or version,
             or not what was written.
     """
+    text = read_text(path, ArtifactError)
     try:
-        document = json.loads(path.read_bytes(), parse_constant=_refuse)
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
+        document = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"damaged: {error}", path=path) from error
     if not isinstance(document, dict) or document.get("format") != expected_format:

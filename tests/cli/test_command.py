@@ -189,6 +189,21 @@ def test_a_users_recipe_is_found_beside_the_shipped_ones(folder: Path, own: Path
     assert line == "group 'pipelines' has no option 'mne'; did you mean 'mine'?"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_is_read_whatever_marks_its_text_begins_with(
+    folder: Path, own: Path, encoding: str
+) -> None:
+    recipe = own / "marked.yaml"
+    recipe.write_bytes(RECIPE.encode(encoding))
+    done = fork(folder, "--config-dir", str(own.parent), "pipelines=marked", "--cfg", "job")
+    assert done.code == 0
+    assert "num_images: 3" in done.out
+    recipe.write_bytes(RECIPE.encode() + b"# caf\xe9\n")
+    code, line = refused(folder, "--config-dir", str(own.parent), "pipelines=marked")
+    assert code == 2
+    assert "marked.yaml: is not UTF-8 text: byte 0xe9 at" in line
+
+
 @pytest.mark.parametrize(
     ("place", "options"),
     [*((place, ()) for place in HOSTILE), ("as the launcher", ("-m",)), ("in a step", ("-m",))],

@@ -35,6 +35,7 @@ from quantpipe.cli.composition import (
     read_arguments,
 )
 from quantpipe.cli.config import CheckedRun, read_cache_settings, read_run
+from quantpipe.cli.config_source import read_configurations_as_text
 from quantpipe.cli.explain import explain
 from quantpipe.cli.run import report_sweep, run_checked
 from quantpipe.distributed.launch import launched
@@ -74,6 +75,7 @@ def _command() -> None:
     if asks_for_version():
         print(f"quantpipe {__version__}")  # noqa: T201
         return
+    read_configurations_as_text()
     arguments = read_arguments()
     if not arguments.shell_completion:
         check_composition(arguments)

@@ -155,3 +155,11 @@ def test_other_weights_are_refused_with_both_digests(table: SensitivityTable) ->
     table.require_weights("w")
     with pytest.raises(ArtifactError, match="weights w, not to x"):
         table.require_weights("x")
+
+
+def test_a_mark_at_the_start_of_a_published_text_is_no_part_of_the_first_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "t.txt").write_bytes("a 0.5 0.25\r\nb 0.75 0.5\r\n".encode("utf-8-sig"))
+    rows = read_released_text(tmp_path / "t.txt").rows
+    assert {row.name: row.map for row in rows} == {"a": 0.25, "b": 0.5}

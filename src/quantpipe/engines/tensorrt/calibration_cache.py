@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
+from quantpipe.given_files import read_text
 from quantpipe.graph.onnx_file import read_onnx
 from quantpipe.graph.operations import graph_inputs, operation_nodes, require_operations
 from quantpipe.quantization.number_format import INT8
@@ -97,12 +98,7 @@ def read_calibration_cache(path: Path) -> CalibrationCache:
     Raises:
         ArtifactError: It cannot be read, or a line is not what it should be.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
-    except UnicodeDecodeError as error:
-        raise ArtifactError("is not text", path=path) from error
+    lines = read_text(path, ArtifactError).splitlines()
     header = _HEADER.fullmatch(lines[0].strip()) if lines else None
     if header is None:
         raise ArtifactError("does not begin with 'TRT-<version>-<algorithm>'", path=path)
@@ -119,7 +115,7 @@ def ranges_beside(graph_path: Path, cache_path: Path) -> str:
         ArtifactError: The graph has ranges itself, or lacks a tensor that the cache names: an
             engine would leave out such a range without a word.
     """
-    text = cache_path.read_text(encoding="utf-8")
+    text = read_text(cache_path, ArtifactError)
     ranges = read_calibration_cache(cache_path).amax
     graph = read_onnx(graph_path).model.graph
     if any(node.op_type == "QuantizeLinear" for node in graph.node):

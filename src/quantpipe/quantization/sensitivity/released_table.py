@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
+from quantpipe.given_files import read_text
 from quantpipe.quantization.sensitivity.table import (
     SensitivityRow,
     SensitivityTable,
@@ -38,12 +39,7 @@ def read_released_text(path: Path) -> SensitivityTable:
     Raises:
         ArtifactError: A line is something else, or a name comes twice.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
-    except UnicodeDecodeError as error:
-        raise ArtifactError("is not text", path=path) from error
+    lines = read_text(path, ArtifactError).splitlines()
     rows = [
         _released_row(path, number, line)
         for number, line in enumerate(lines, start=1)
