@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from other_tools import quantize_with_nncf, quantize_with_onnxruntime
 from quantpipe.data.batches import float_batches, sample
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
 from quantpipe.detector.families.implementation import DetectorNetwork

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.data.batches import float_batches, sample
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
 from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector

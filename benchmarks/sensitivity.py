@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_run
 from quantpipe.data.batches import float_batches, num_batches, sample
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.detector.checkpoint import Checkpoint, as_deployed, load_checkpoint, restore_detector
 from quantpipe.detector.families.implementation import DetectorNetwork

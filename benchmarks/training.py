@@ -25,7 +25,8 @@ from hydra import compose, initialize_config_dir
 
 from quantpipe.cli.composition import config_folder
 from quantpipe.cli.config import read_run
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import Batch
 from quantpipe.data.shapes import generate_shapes

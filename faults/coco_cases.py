@@ -120,7 +120,7 @@ _DROPPED: dict[str, object] = {
     "infinite": [10, 5, _INFINITE, 10],
     "minus infinite": [-_INFINITE, 5, 20, 10],
     "of huge numbers": [10, 5, 10**400, 10],
-    "of texts": ["10", "5", "20", "10"],
+    "of words": ["ten", "5", "20", "10"],
     "of booleans": [True, True, True, True],
     "of three numbers": [10, 5, 20],
     "of five numbers": [10, 5, 20, 10, 1],
@@ -166,7 +166,12 @@ def _ids() -> Iterator[Case]:
         ("annotation id fraction", {"id": 1.5}, "mended_ids"),
         ("unknown image", {"image_id": 99}, "unknown_images"),
         ("image null", {"image_id": None}, "unknown_images"),
-        ("image text", {"image_id": "7"}, "unknown_images"),
+        ("image a word", {"image_id": "seven"}, "unknown_images"),
+        ("image text", {"image_id": "7"}, "mended_ids"),
+        ("image a whole fraction", {"image_id": 7.0}, "mended_ids"),
+        ("category text", {"category_id": "90"}, "mended_ids"),
+        ("category a whole fraction", {"category_id": 90.0}, "mended_ids"),
+        ("box of texts", {"bbox": ["10", "5", "20", "10"]}, "mended_boxes"),
         ("image list", {"image_id": [7]}, "unknown_images"),
         ("no iscrowd", {"iscrowd": ...}, "mended_fields"),
         ("iscrowd 2", {"iscrowd": 2}, "mended_fields"),
@@ -185,7 +190,7 @@ def _ids() -> Iterator[Case]:
         yield _case(23, name, content, error=None, accepts=mended)
         yield _case(23, f"{name}, strict", content, strict=True)
     for name, category in (
-        ("unknown", 6), ("missing", ...), ("null", None), ("text", "90"), ("a fraction", 5.5),
+        ("unknown", 6), ("missing", ...), ("null", None), ("a word", "cat"), ("a fraction", 5.5),
         ("huge", 10**30), ("a list", [90]), ("a boolean", True),
     ):  # fmt: skip
         content = document(annotations=[annotation(category_id=category)])
@@ -194,7 +199,7 @@ def _ids() -> Iterator[Case]:
     for key, label in (("images", "image"), ("categories", "category")):
         entries = whole[key]
         for name, identity in (
-            ("twice", entries[1]["id"]), ("null", None), ("text", "7"), ("a boolean", True),
+            ("twice", entries[1]["id"]), ("null", None), ("a word", "x"), ("a boolean", True),
             ("a fraction", 7.5), ("huge", 10**30), ("a list", [7]), ("an object", {}),
         ):  # fmt: skip
             content = document(**{key: [{**entries[0], "id": identity}, entries[1]]})
@@ -339,7 +344,7 @@ def _bad_images() -> Iterator[Case]:
         accepts=skipped,
     )
     for name, size in (("width", (41, 24)), ("height", (40, 25)), ("both", (24, 40)),
-                       ("texts", ("40", "24")), ("zero", (0, 0)),
+                       ("words", ("wide", "24")), ("zero", (0, 0)),
                        ("negative", (-40, -24))):  # fmt: skip
         entry = {"id": 7, "file_name": "a.png", "width": size[0], "height": size[1]}
         content = document(images=[entry], annotations=[annotation()])

@@ -97,7 +97,7 @@ def _lines() -> Iterator[Case]:
 
 
 def _label_files() -> Iterator[Case]:
-    yield _case(25, "label file missing", labels=None, says=("b.txt", "label file missing"))
+    yield _case(25, "label file missing", labels=None, says=("b.txt", "1 label files missing"))
     yield _case(
         25,
         "label file missing, allowed",
@@ -120,7 +120,7 @@ def _label_files() -> Iterator[Case]:
         "label file a link to nothing",
         labels=None,
         arrange=lambda at: (at.root / "labels/train/b.txt").symlink_to("none"),
-        says=("label file missing",),
+        says=("b.txt", "a link that leads nowhere"),
     )
     yield _case(
         25,

@@ -22,7 +22,7 @@ def test_marks_are_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize("width", ["16", "32"])
 def test_both_orders_of_bytes_are_read(tmp_path: Path, order: str, width: str) -> None:
     path = tmp_path / "x.txt"
-    path.write_bytes(f"\ufeff5 0.5 ü\n".encode(f"utf-{width}-{order}"))
+    path.write_bytes("\ufeff5 0.5 ü\n".encode(f"utf-{width}-{order}"))
     assert read_text(path, DataError) == "5 0.5 ü\n"
 
 

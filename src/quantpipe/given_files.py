@@ -7,6 +7,7 @@ lines may end as any system ends them.
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
 
 from quantpipe.errors import QuantpipeError
@@ -33,6 +34,21 @@ def fault_of(path: Path) -> str | None:
     if path.exists():
         return "not a regular file"
     return "a link that leads nowhere" if path.is_symlink() else "no such file"
+
+
+def require_folder(path: Path, error: type[QuantpipeError]) -> None:
+    """Refuses what is no folder to look into.
+
+    Raises:
+        QuantpipeError: Of the given type: it is none, or may not be looked into.
+    """
+    if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise error("folder cannot be read (Permission denied)", path=path)
+        return
+    if path.exists():
+        raise error("is a file, not a folder", path=path)
+    raise error("a link that leads nowhere" if path.is_symlink() else "no such folder", path=path)
 
 
 def read_bytes(path: Path, error: type[QuantpipeError]) -> bytes:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
 from quantpipe.progress import Silent

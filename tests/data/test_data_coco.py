@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask
 from pycocotools.coco import COCO
 
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.errors import DataError
 
 Box = Callable[..., dict[str, Any]]
@@ -48,7 +50,8 @@ def test_labels_follow_the_order_of_ids(make_coco: Make) -> None:
         ([float("nan"), 1, 5, 5], None, "dropped"),
         ([1, 1, float("inf"), 5], None, "dropped"),
         ([1, 1, 10**400, 5], None, "dropped"),
-        (["1", 1, 5, 5], None, "dropped"),
+        (["x", 1, 5, 5], None, "dropped"),
+        (["1", 1, " 5.5", 5], [1, 1, 6.5, 6], "mended_boxes"),
         ([1, 1, 5], None, "dropped"),
         ("10 10 5 5", None, "dropped"),
         (None, None, "dropped"),
@@ -94,6 +97,157 @@ def test_missing_fields_are_mended(make_coco: Make, box: Box) -> None:
     assert (made["area"], made["iscrowd"]) == (12.0, 0)
     with pytest.raises(DataError):
         read(paths, strict=True)
+
+
+def outlines() -> dict[str, Any]:
+    """The same outline in each form, with what pycocotools says of the mask."""
+    pixels = np.zeros((48, 64), dtype=np.uint8, order="F")
+    pixels[12:28, 10:30] = 1
+    packed = mask.encode(pixels)
+    return {
+        "polygon": [[10, 12, 30, 12, 30, 28, 10, 28]],
+        "two polygons": [[10, 12, 20, 12, 20, 20], [20, 20, 30, 20, 30, 28.0]],
+        "compressed": {"size": [48, 64], "counts": packed["counts"].decode()},
+        "run lengths": {"size": [48, 64], "counts": run_lengths(pixels)},
+    }
+
+
+def run_lengths(pixels: np.ndarray[Any, Any]) -> list[int]:
+    flat = pixels.ravel(order="F")
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    lengths: list[int] = np.diff([0, *ends, len(flat)]).tolist()
+    return lengths
+
+
+@pytest.mark.parametrize("form", ["polygon", "two polygons", "compressed", "run lengths"])
+@pytest.mark.parametrize("bbox", [None, [], [0, 0, 0, 0]])
+def test_a_box_that_is_missing_follows_from_the_outline(
+    make_coco: Make, box: Box, form: str, bbox: Any
+) -> None:
+    entry = box(2, 3, 5, bbox, segmentation=outlines()[form], area=320)
+    paths = make_coco(annotations=[box(1, 7, 5, [1, 1, 5, 5]), entry])
+    dataset = read(paths)
+    assert dataset.images[1].boxes.tolist() == [[10, 12, 30, 28]]
+    assert dataset.images[1].areas.tolist() == [320]
+    assert dataset.counts["boxes_from_outlines"] == 1
+    assert dataset.counts["background_images"] == dataset.counts["dropped"] == 0
+    with pytest.raises(DataError, match="outline; the first is annotation 2"):
+        read(paths, strict=True)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[]],
+        [[1, 2, 3]],
+        [["1", 2, 3, 4, 5, 6]],
+        "12345678",
+        ["12345678"],
+        {"size": [48, 64]},
+        {"size": [48], "counts": [1]},
+        {"size": [48, 64], "counts": [1, 2, 3]},
+        {"size": [48, 64], "counts": [-48, 48, 3072]},
+        {"size": [48, 64], "counts": "\ud800"},
+        {"size": [48, 64], "counts": "ooooo"},
+        {"size": [2**40, 2**40], "counts": "0"},
+    ],
+)
+def test_outlines_that_mean_nothing_are_dropped(
+    make_coco: Make, box: Box, segmentation: Any
+) -> None:
+    entry = box(2, 3, 5, None, segmentation=segmentation)
+    dataset = read(make_coco(annotations=[box(1, 7, 5, [1, 1, 5, 5]), entry]))
+    assert dataset.counts["dropped"] == 1
+    assert "annotation 2 (b.jpg): has no box that can be read, dropped" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("annotations", "why"),
+    [
+        ([], "nothing is annotated"),
+        ([{"bbox": None}], "1 dropped, first: annotation 1 .a.jpg.: has no box"),
+        ([{"bbox": [1, 1, 5, 5], "iscrowd": 1}], "1 crowd boxes"),
+        ([{"bbox": [1, 1, 5, 5], "image_id": 9}], "1 unknown images, first: annotation 1: unkn"),
+    ],
+)
+def test_an_empty_set_says_why(make_coco: Make, annotations: Any, why: str) -> None:
+    whole = {"id": 1, "image_id": 7, "category_id": 5, "area": 9, "iscrowd": 0}
+    paths = make_coco(annotations=[{**whole, **changes} for changes in annotations])
+    with pytest.raises(DataError, match=rf"empty \(2 images, 0 boxes\): {why}"):
+        read(paths)
+
+
+def test_normalized_boxes_are_refused(make_coco: Make, box: Box) -> None:
+    boxes = [box(1, 7, 5, [0.1, 0.2, 0.3, 0.4]), box(2, 3, 90, [0, 0, 1, 1])]
+    with pytest.raises(DataError, match=r"all 2 boxes lie within one pixel, the first is annotat"):
+        read(make_coco(annotations=boxes))
+    boxes[1]["bbox"] = [0, 0, 20, 20]  # a tiny object beside others is one
+    assert read(make_coco(annotations=boxes), strict=True).counts["boxes"] == 2
+
+
+def test_classes_of_one_name_are_told_apart(make_coco: Make) -> None:
+    paths = make_coco(categories=[{"id": 5, "name": "cell"}, {"id": 90, "name": "cell"}])
+    dataset = read(paths)
+    assert dataset.class_names == ("cell", "cell (1)")
+    assert dataset.counts["renamed_classes"] == 1
+    with pytest.raises(DataError, match="classes 0 and 1 are both called 'cell'"):
+        read(paths, strict=True)
+
+
+@pytest.mark.parametrize("write", [str, float, lambda number: f"{number}.0"])
+def test_ids_and_sizes_as_text_or_fractions(make_coco: Make, box: Box, write: Any) -> None:
+    """As pandas and spreadsheets leave them."""
+    images = [{"id": write(7), "file_name": "a.jpg", "width": "64", "height": "48"}]
+    categories = [{"id": write(90), "name": "toothbrush"}, {"id": write(5), "name": "airplane"}]
+    entry = box(1, write(7), write(90), [1, 1, 5, 5])
+    paths = make_coco(images=images, categories=categories, annotations=[entry])
+    dataset = read(paths)
+    assert dataset.category_ids == (5, 90)
+    assert dataset.images[0].image_id == 7
+    assert dataset.images[0].labels.tolist() == [1]
+    assert dataset.counts["mended_ids"] == 5
+    assert dataset.counts["mended_sizes"] == 1
+    with pytest.raises(DataError, match="not written as integers"):
+        read(paths, strict=True)
+
+
+def test_an_image_may_be_named_from_above_or_by_windows(make_coco: Make, box: Box) -> None:
+    images = [
+        {"id": 7, "file_name": "train\\a.jpg", "width": 64, "height": 48},
+        {"id": 3, "file_name": "images/b.jpg", "width": 64, "height": 48},
+    ]
+    paths = make_coco(images=images)
+    dataset = read(paths)
+    assert [record.path.name for record in dataset.images] == ["a.jpg", "b.jpg"]
+    assert dataset.counts["mended_names"] == 3
+    with pytest.raises(DataError, match="read with slashes"):
+        read(paths, strict=True)
+
+
+def test_images_that_no_entry_names_are_told(make_coco: Make) -> None:
+    paths = make_coco()
+    Image.new("RGB", (8, 8)).save(paths[0] / "c.jpg")
+    (paths[0] / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(paths[0] / ".ipynb_checkpoints" / "a.jpg")
+    dataset = read(paths, strict=True)
+    assert dataset.counts["unlisted_images"] == 1
+    assert dataset.notes == ("1 images of the folder are not listed, the first is c.jpg",)
+
+
+def test_text_with_a_mark_is_the_same_set(make_coco: Make) -> None:
+    paths = make_coco()
+    plain = read(paths).fingerprint(None)
+    content = paths[1].read_text()
+    for encoding in ("utf-8-sig", "utf-16"):
+        paths[1].write_text(content, encoding=encoding)
+        assert read(paths, strict=True).fingerprint(None) == plain
+
+
+def test_sizes_that_are_no_numbers_are_named_as_they_stand(make_coco: Make) -> None:
+    images = [{"id": 7, "file_name": "a.jpg", "width": "wide", "height": 48}]
+    with pytest.raises(DataError, match=r"annotated as 'wide'x48 but the file is 64x48"):
+        read(make_coco(images=images, annotations=[]))
 
 
 def test_annotations_of_unknown_images_are_dropped(make_coco: Make, box: Box) -> None:
@@ -211,18 +365,6 @@ def test_crowds_are_kept_apart(make_coco: Make, box: Box) -> None:
     assert record.crowd_labels.tolist() == [1]
     made = dataset.coco_ground_truth()["annotations"]
     assert [(a["category_id"], a["iscrowd"]) for a in made] == [(5, 0), (90, 1)]
-
-
-@pytest.mark.parametrize("images", ["train", "train2017", "images/train", "images/train2017"])
-@pytest.mark.parametrize("annotations", ["instances_train", "instances_train2017"])
-def test_usual_layouts_are_found(tmp_path: Path, images: str, annotations: str) -> None:
-    (tmp_path / images).mkdir(parents=True)
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / f"{annotations}.json").touch()
-    found = find_coco_split(tmp_path, "train")
-    assert found == (tmp_path / images, tmp_path / "annotations" / f"{annotations}.json")
-    with pytest.raises(DataError, match="val2017"):
-        find_coco_split(tmp_path, "val")
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not beside the checkout")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.files import sha256_file
 

@@ -139,7 +139,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, cause: str)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file") as caught:
+    with pytest.raises(DataError, match="no such file") as caught:
         read_image(tmp_path / "gone.jpg")
     assert caught.value.path == tmp_path / "gone.jpg"
 

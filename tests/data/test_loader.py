@@ -12,7 +12,8 @@ import torch
 from tests.input_specifications import letterboxed
 
 from quantpipe.data.augmentation import Augmentation
-from quantpipe.data.coco import find_coco_split, read_coco
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.image_cache import resized_images
 from quantpipe.data.images import read_image

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quantpipe.data.dataset import DetectionDataset, ImageRecord, count_contents
+from quantpipe.data.coco_annotations import Columns, read_columns
+from quantpipe.data.coco_document import Document, read_ids
+from quantpipe.data.dataset import DetectionDataset, count_contents
 from quantpipe.data.faults import Findings
 from quantpipe.data.images import ImageHeader, read_header, stored_to_upright
-from quantpipe.data.safe_paths import resolve_inside
+from quantpipe.data.listing import image_files
+from quantpipe.data.records import Annotations, FoundImage, build_records
+from quantpipe.data.safe_paths import name_inside, resolve_inside
+from quantpipe.data.written import read_number
 from quantpipe.errors import DataError
-
-Split = Literal["train", "val"]
-_FOLDERS = ("{split}2017", "{split}", "images/{split}2017", "images/{split}")
-_ANNOTATIONS = ("annotations/instances_{split}2017.json", "annotations/instances_{split}.json")
-
-
-class _Annotation(NamedTuple):
-    where: str
-    box: tuple[float, float, float, float]  # x, y, width, height
-    label: int
-    crowd: bool
-    area: float  # NaN where none is stated
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Document:
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: dict[int, str]  # in order of id
-
-
-def find_coco_split(root: Path, split: Split) -> tuple[Path, Path]:
-    """Returns the image folder and the annotation file of a split below ``root``.
-
-    Knows ``train/``, ``train2017/``, ``images/train/`` and ``images/train2017/`` beside
-    ``annotations/instances_train[2017].json``.
-
-    Raises:
-        DataError: One of the two is not there.
-    """
-    folder = _first(root, [name.format(split=split) for name in _FOLDERS], "image folder")
-    names = [name.format(split=split) for name in _ANNOTATIONS]
-    return folder, _first(root, names, "annotation file")
+from quantpipe.given_files import require_folder
 
 
 def read_coco(
@@ -65,193 +37,152 @@ def read_coco(
 
     Raises:
         DataError: The set cannot be read, is empty, names files outside ``images``, uses
-            unknown categories, or has more faults than allowed.
+            unknown categories, has normalized boxes, or has more faults than allowed.
     """
-    if not images.is_dir():
-        raise DataError("no such image folder", path=images)
+    require_folder(images, DataError)
     root = images.resolve()
-    document = _read_document(annotations)
     findings = Findings(annotations, strict=strict, max_bad_images=max_bad_images)
-    by_image = _group(document, annotations, findings)
-    records = []
-    for entry in document.images:
-        record = _record(entry, root, by_image[entry["id"]], findings)
-        if record is not None:
-            records.append(record)
+    document = read_ids(annotations, findings)
+    columns = read_columns(document, annotations, findings)
+    files = _Files(root, findings)
+    found = _find_images(document, files)
+    files.tell_unlisted()
+    records = build_records(found.images, _of_found(columns, found), findings)
     counts = count_contents(records)
-    findings.finish(counts["images"], counts["boxes"])
+    findings.finish(counts)
     return DetectionDataset(
         name=annotations.stem,
         root=root,
         images=tuple(records),
-        class_names=tuple(document.categories.values()),
-        category_ids=tuple(document.categories),
+        class_names=document.class_names,
+        category_ids=tuple(document.category_ids.tolist()),
         counts={**counts, **findings.counts},
         notes=findings.notes,
     )
 
 
-def _first(root: Path, names: list[str], kind: str) -> Path:
-    for name in names:
-        if (root / name).exists():
-            return root / name
-    raise DataError(f"no {kind}: looked for {', '.join(names)}", path=root, hint="check data.root")
+class _Found(NamedTuple):
+    """The images that can be used, and the place of each of the document's among them, or -1."""
+
+    images: list[FoundImage]
+    places: NDArray[np.int64]
+    turned: dict[int, ImageHeader]  # by place, those annotated before their EXIF rotation
 
 
-def _read_document(path: Path) -> _Document:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", path=path) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON ({error})", path=path) from error
-    if not isinstance(document, dict):
-        raise DataError("not a COCO document: the top level is no object", path=path)
-    for key in ("images", "annotations", "categories"):
-        entries = document.get(key)
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise DataError(f"not a COCO document: no list of objects '{key}'", path=path)
-        if key != "annotations":
-            _require_unique_ids(entries, key, path)
-    categories = sorted(document["categories"], key=lambda entry: int(entry["id"]))
-    for entry in categories:
-        if not isinstance(entry.get("name"), str):
-            raise DataError(f"category {entry['id']} has no name", path=path)
-    return _Document(
-        images=document["images"],
-        annotations=document["annotations"],
-        categories={entry["id"]: entry["name"] for entry in categories},
-    )
-
-
-def _require_unique_ids(entries: list[dict[str, Any]], key: str, path: Path) -> None:
-    seen: set[int] = set()
-    for entry in entries:
-        number = entry.get("id")
-        if not _is_integer(number):
-            raise DataError(f"{key}: id {number!r} is not an integer", path=path)
-        if number in seen:
-            raise DataError(f"{key}: id {number} is there twice", path=path)
-        seen.add(number)
-
-
-def _group(document: _Document, path: Path, findings: Findings) -> dict[int, list[_Annotation]]:
-    """Returns the usable annotations of each image; their ids are checked and then forgotten."""
-    label_of = {category_id: label for label, category_id in enumerate(document.categories)}
-    groups: dict[int, list[_Annotation]] = {entry["id"]: [] for entry in document.images}
-    seen: set[int] = set()
-    for position, entry in enumerate(document.annotations):
-        number = entry.get("id")
-        where = f"annotation {number}"
-        if not _is_integer(number) or number == 0 or number in seen:
-            where = f"annotation at position {position}"
-            findings.mend("mended_ids", f"{where}: id {number!r} is missing, 0 or a duplicate")
-        else:
-            seen.add(number)
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        if not _is_integer(category_id) or category_id not in label_of:
-            raise DataError(
-                f"{where}: unknown category {category_id!r}",
-                path=path,
-                hint="add it to 'categories' or remove the annotation",
-            )
-        if not _is_integer(image_id) or image_id not in groups:
-            findings.mend("unknown_images", f"{where}: unknown image {image_id!r}, dropped")
+def _find_images(document: Document, files: _Files) -> _Found:
+    images: list[FoundImage] = []
+    turned: dict[int, ImageHeader] = {}
+    places = np.full(len(document.images), -1, dtype=np.int64)
+    ids = document.image_ids.tolist()
+    for place, (entry, image_id) in enumerate(zip(document.images, ids, strict=True)):
+        path = files.find(entry)
+        header, is_turned = files.header(entry, path)
+        if header is None:
             continue
-        groups[image_id].append(_annotation(entry, where, label_of[category_id], findings))
-    return groups
+        places[place] = len(images)
+        if is_turned:
+            turned[len(images)] = header
+        images.append(FoundImage(image_id, path, header.width, header.height))
+    return _Found(images, places, turned)
 
 
-def _annotation(
-    entry: Mapping[str, Any], where: str, label: int, findings: Findings
-) -> _Annotation:
-    crowd, area = entry.get("iscrowd"), _number(entry.get("area"))
-    if crowd not in (0, 1) or not (0 <= area < math.inf):
-        findings.mend("mended_fields", f"{where}: 'iscrowd' or 'area' is missing or out of range")
-        area = math.nan
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        box = [None] * 4  # dropped and counted with the other boxes that mean nothing
-    return _Annotation(
-        where=where,
-        box=(_number(box[0]), _number(box[1]), _number(box[2]), _number(box[3])),
-        label=label,
-        crowd=crowd == 1,
-        area=area,
-    )
+class _Files:
+    """The image files that a document names, below ``root``."""
+
+    def __init__(self, root: Path, findings: Findings):
+        self._root = root
+        self._findings = findings
+        self._named: set[str] = set()
+
+    def find(self, entry: Mapping[str, Any]) -> Path:
+        """Returns where an image lies.
+
+        Raises:
+            DataError: Not in ``root``.
+        """
+        written = entry.get("file_name")
+        name = name_inside(self._root, written)
+        if name != written and "\\" in str(written):
+            self._findings.mend("mended_names", f"{written}: read with slashes, as {name}")
+        if not os.path.lexists(self._root / name):
+            shorter = name.partition("/")[2]
+            if shorter and os.path.lexists(self._root / shorter):
+                line = f"image {name}: there is none, but {shorter}, which is read"
+                self._findings.mend("mended_names", line)
+                name = shorter
+        path = resolve_inside(self._root, name)
+        self._named.add(str(path))
+        return path
+
+    def header(self, entry: Mapping[str, Any], path: Path) -> tuple[ImageHeader | None, bool]:
+        """Returns an image's header, and whether it was annotated before its EXIF rotation.
+
+        None where it has to be left out: it cannot be read, or is of another size than stated.
+        """
+        name = str(entry["file_name"])
+        try:
+            header = read_header(path)
+        except DataError as error:
+            self._findings.bad_image(name, error.cause)
+            return None, False
+        written = (entry.get("width"), entry.get("height"))
+        stated = tuple(map(read_number, written))
+        actual = (header.width, header.height)
+        if written == (None, None):
+            line = f"image {name}: no width and height, taken from the file"
+            self._findings.mend("mended_sizes", line)
+        elif stated == actual:
+            self._tell_text(name, written)
+        elif header.orientation >= 5 and stated == actual[::-1]:
+            line = f"image {name}: annotated before its EXIF rotation"
+            self._findings.mend("turned_images", line)
+            return header, True
+        else:
+            size = "x".join(str(side) if isinstance(side, int) else repr(side) for side in written)
+            cause = f"annotated as {size} but the file is {actual[0]}x{actual[1]}"
+            self._findings.bad_image(name, cause)
+            return None, False
+        return header, False
+
+    def _tell_text(self, name: str, written: tuple[object, object]) -> None:
+        if any(isinstance(side, str) for side in written):
+            line = f"image {name}: width and height are text {written}, read as numbers"
+            self._findings.mend("mended_sizes", line)
+
+    def tell_unlisted(self) -> None:
+        """Tells of the images of the folder that the document does not name."""
+        unlisted = [file for file in image_files(self._root) if file not in self._named]
+        if unlisted:
+            first = os.path.relpath(min(unlisted), self._root)
+            line = f"{len(unlisted)} images of the folder are not listed, the first is {first}"
+            self._findings.tell("unlisted_images", line, len(unlisted))
 
 
-def _record(
-    entry: Mapping[str, Any], root: Path, annotations: list[_Annotation], findings: Findings
-) -> ImageRecord | None:
-    path = resolve_inside(root, entry.get("file_name"))
-    name = str(entry["file_name"])
-    if not path.is_file():
-        findings.bad_image(name, "no such file" if not path.exists() else "not a regular file")
-        return None
-    try:
-        header = read_header(path)
-    except DataError as error:
-        findings.bad_image(name, error.cause)
-        return None
-    stated = (entry.get("width"), entry.get("height"))
-    actual = (header.width, header.height)
-    turned = header.orientation >= 5 and stated == actual[::-1] and stated != actual
-    if stated == (None, None):
-        findings.mend("mended_sizes", f"image {name}: no width and height, taken from the file")
-    elif turned:
-        findings.mend("turned_images", f"image {name}: annotated before its EXIF rotation")
-    elif stated != actual:
-        stated_size, actual_size = ("x".join(map(str, size)) for size in (stated, actual))
-        findings.bad_image(name, f"annotated as {stated_size} but the file is {actual_size}")
-        return None
-    return _build(entry["id"], path, header, annotations, findings, turned=turned)
-
-
-def _build(
-    image_id: int,
-    path: Path,
-    header: ImageHeader,
-    annotations: list[_Annotation],
-    findings: Findings,
-    *,
-    turned: bool,
-) -> ImageRecord:
-    width, height = header.width, header.height
-    boxes = np.array([a.box for a in annotations], dtype=np.float64).reshape(-1, 4)
+def _of_found(columns: Columns, found: _Found) -> Annotations:
+    """The annotations of the images that were found, in pixels of the upright image, in order."""
+    owners = found.places[columns.owners]
+    order = np.argsort(owners, kind="stable")
+    order = order[owners[order] >= 0]
+    owners, boxes = owners[order], columns.boxes[order]
     boxes[:, 2:] += boxes[:, :2]
-    if turned:
-        boxes = stored_to_upright(boxes, orientation=header.orientation, width=height, height=width)
-    where = [f"{a.where} ({path.name})" for a in annotations]
-    boxes, kept = findings.fit_boxes(boxes, width=width, height=height, where=where)
-    labels = np.array([a.label for a in annotations], dtype=np.int64)
-    crowd = np.array([a.crowd for a in annotations], dtype=np.bool_)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    stated = np.array([a.area for a in annotations])
-    areas = np.where(np.isnan(stated), areas, stated)
-    ordinary = kept & ~crowd
-    return ImageRecord(
-        image_id=image_id,
-        path=path,
-        width=width,
-        height=height,
-        boxes=boxes[ordinary].astype(np.float32),
-        labels=labels[ordinary],
-        areas=areas[ordinary].astype(np.float32),
-        crowd_boxes=boxes[kept & crowd].astype(np.float32),
-        crowd_labels=labels[kept & crowd],
+    for place, header in found.turned.items():
+        own = slice(*np.searchsorted(owners, (place, place + 1)).tolist())
+        boxes[own] = stored_to_upright(
+            boxes[own],
+            orientation=header.orientation,
+            width=header.height,
+            height=header.width,
+        )
+
+    def where(index: int) -> str:
+        file = found.images[owners[index]].path.name
+        return f"{columns.where(int(order[index]))} ({file})"
+
+    return Annotations(
+        owners=owners,
+        boxes=boxes,
+        labels=columns.labels[order],
+        areas=columns.areas[order],
+        crowd=columns.crowd[order],
+        where=where,
     )
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _number(value: object) -> float:
-    """Returns the value of a JSON number; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf

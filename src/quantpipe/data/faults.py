@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import final
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from quantpipe.errors import DataError
 
 _SHOWN = 20  # of the bad images, in the one line of the error
+_KEPT = 50  # lines of each kind; the rest is only counted
 _ROUNDING = 0.5  # a box may pass the border by this many pixels: annotations are rounded
 
 
@@ -30,63 +34,78 @@ class Findings:
         self._strict = strict
         self._max_bad_images = max_bad_images
         self._bad_images: list[str] = []
-        self._notes: list[str] = []
+        self._lines: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter(clipped=0, dropped=0, bad_images=0)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each fault so far."""
-        return tuple(self._notes)
+        """The first lines of every kind of fault: the first of each, then the second of each."""
+        rounds = zip_longest(*self._lines.values())
+        return tuple(line for each in rounds for line in each if line is not None)
 
-    def mend(self, kind: str, line: str) -> None:
-        """Counts a record that was mended or dropped.
+    def mend(self, kind: str, line: str, count: int = 1) -> None:
+        """Counts records that were mended or dropped, of which the line tells.
 
         Raises:
             DataError: In strict mode.
         """
         if self._strict:
             raise DataError(line, path=self._source, hint="mend the file or read with strict=false")
-        self.counts[kind] += 1
-        self._notes.append(line)
+        self.tell(kind, line, count)
+
+    def tell(self, kind: str, line: str, count: int = 1) -> None:
+        """Counts what was left out or guessed and is no fault of a record, strict mode or not."""
+        self.counts[kind] += count
+        lines = self._lines.setdefault(kind, [])
+        if len(lines) < _KEPT:
+            lines.append(line)
+
+    def refusal(self, cause: str, hint: str) -> DataError:
+        """The error of a set that is read in no mode."""
+        return DataError(cause, path=self._source, hint=hint)
 
     def bad_image(self, name: str, cause: str) -> None:
         """Remembers an image that has to be left out."""
-        self.counts["bad_images"] += 1
         self._bad_images.append(f"{name} ({cause})")
-        self._notes.append(f"image {name} skipped: {cause}")
+        self.tell("bad_images", f"image {name} skipped: {cause}")
 
-    def finish(self, num_images: int, num_boxes: int) -> None:
+    def finish(self, contents: Mapping[str, int]) -> None:
         """Checks the totals, once everything was read.
+
+        Args:
+            contents: From :func:`~quantpipe.data.dataset.count_contents`.
 
         Raises:
             DataError: More bad images than allowed, or nothing left to learn from.
         """
         bad = self._bad_images
         if len(bad) > self._max_bad_images:
-            more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+            raise too_many_bad(bad, self._max_bad_images, self._source)
+        if contents["images"] == 0 or contents["boxes"] == 0:
             raise DataError(
-                f"{len(bad)} bad images, {self._max_bad_images} allowed: "
-                f"{', '.join(bad[:_SHOWN])}{more}",
-                path=self._source,
-                hint="replace or remove them, or raise max_bad_images",
-            )
-        if num_images == 0 or num_boxes == 0:
-            raise DataError(
-                f"the data set is empty ({num_images} images, {num_boxes} boxes)",
+                f"the data set is empty ({contents['images']} images, {contents['boxes']} boxes): "
+                f"{self._why_empty(contents)}",
                 path=self._source,
                 hint="check the folder and the annotations",
             )
 
+    def _why_empty(self, contents: Mapping[str, int]) -> str:
+        found = {**self.counts, "crowd_boxes": contents["crowd_boxes"]}
+        reasons = [f"{count} {kind.replace('_', ' ')}" for kind, count in found.items() if count]
+        if not reasons:
+            return "no image is listed" if not contents["images"] else "nothing is annotated"
+        first = self.notes[:1]
+        return ", ".join(reasons) + "".join(f", first: {line}" for line in first)
+
     def fit_boxes(
-        self, boxes: NDArray[np.float64], *, width: int, height: int, where: list[str]
+        self, boxes: NDArray[np.float64], sizes: NDArray[np.float64], where: Callable[[int], str]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Clips boxes to the image and tells which are worth keeping.
+        """Clips boxes to their images and tells which are worth keeping.
 
         Args:
             boxes: (n, 4) x1, y1, x2, y2 pixels, as annotated.
-            width: Of the image, pixels.
-            height: Of the image, pixels.
-            where: The name of each record, for messages.
+            sizes: (n, 2) width and height of the image of each, pixels.
+            where: Names a box in messages.
 
         Returns:
             The clipped (n, 4) boxes and (n,) whether each is finite and has an area.
@@ -94,18 +113,54 @@ class Findings:
         Raises:
             DataError: In strict mode, if a box is neither inside the image nor off by rounding.
         """
-        limits = np.array([width, height, width, height], dtype=np.float64)
-        inside = np.clip(boxes, 0.0, limits)
+        inside = np.clip(boxes, 0.0, np.concatenate([sizes, sizes], axis=1))
         kept: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(boxes), axis=1)
         for corners in (boxes, inside):  # both: clipping can give an inverted box an area
             kept &= np.logical_and.reduce(corners[:, 2:] > corners[:, :2], axis=1)
         with np.errstate(invalid="ignore"):
             moved = kept & (np.abs(boxes - inside).max(axis=1, initial=0.0) > _ROUNDING)
-        for index in np.flatnonzero(~kept | moved):
-            box = ", ".join(f"{value:g}" for value in boxes[index])
-            line = f"{where[index]}: box ({box}) in an image of {width}x{height}"
-            if kept[index]:
-                self.mend("clipped", f"{line} clipped")
-            else:
-                self.mend("dropped", f"{line} dropped")
+        for kind, chosen in (("dropped", ~kept), ("clipped", moved)):
+            places = np.flatnonzero(chosen).tolist()
+            for index in places[:_KEPT]:
+                box = _box_text(boxes[index].tolist(), *sizes[index].tolist())
+                self.mend(kind, f"{where(index)}: {box} {kind}")
+            self.counts[kind] += len(places[_KEPT:])
         return inside, kept
+
+
+def _box_text(box: Sequence[float], width: float, height: float) -> str:
+    if all(map(math.isnan, box)):
+        return "has no box that can be read,"
+    numbers = ", ".join(f"{value:g}" for value in box)
+    return f"box ({numbers}) in an image of {width:g}x{height:g}"
+
+
+def too_many_bad(bad: Sequence[str], allowed: int, source: Path) -> DataError:
+    """Names the first of the images that cannot be used."""
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return DataError(
+        f"{len(bad)} bad images, {allowed} allowed: {', '.join(bad[:_SHOWN])}{more}",
+        path=source,
+        hint="replace or remove them, or raise max_bad_images",
+    )
+
+
+def distinct_names(names: Sequence[str], findings: Findings) -> tuple[str, ...]:
+    """Returns class names of which no two are alike: a later one gets its label behind it.
+
+    Raises:
+        DataError: In strict mode, where two are alike.
+    """
+    distinct: list[str] = []
+    for label, name in enumerate(names):
+        new = name
+        while new in distinct or (new != name and new in names):
+            new = f"{new} ({label})"
+        if new != name:
+            first = list(names).index(name)
+            findings.mend(
+                "renamed_classes",
+                f"classes {first} and {label} are both called {name!r}, the second is {new!r} now",
+            )
+        distinct.append(new)
+    return tuple(distinct)

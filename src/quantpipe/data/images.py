@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from quantpipe.errors import DataError
+from quantpipe.given_files import fault_of
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_JPEG = {".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"}
+_PPM = {".pbm", ".pgm", ".pnm", ".ppm"}
+SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".png", ".tif", ".tiff", ".webp"} | _JPEG | _PPM)
 MAX_PIXELS = 89_000_000  # just below the limit at which Pillow starts to warn
 PADDING = 114  # the gray of the letterbox, also what shows through transparent pixels
 
 # No format whose decoder starts another program (EPS) or fetches anything.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # MPO comes with JPEG
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # MPO comes with JPEG
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # Everything that Pillow's decoders were seen to raise on damaged files.
 _DAMAGE = (
@@ -124,6 +127,9 @@ def stored_to_upright(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    cause = fault_of(path)
+    if cause is not None:
+        raise DataError(cause, path=path)
     try:
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             _refuse_bomb(image, path)
@@ -134,7 +140,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         cause = "empty file" if path.stat().st_size == 0 else "not an image"
         raise DataError(cause, path=path) from error
     except _DAMAGE as error:
-        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+        cause = str(error) or type(error).__name__
         raise DataError(f"unreadable image ({cause})", path=path) from error
 
 

@@ -14,27 +14,18 @@ def resolve_inside(root: Path, name: object) -> Path:
 
     Args:
         root: A folder, already resolved.
-        name: A relative file name as an annotation file states it.
+        name: A file name as an annotation file states it; see :func:`name_inside`.
 
     Raises:
-        DataError: ``name`` is not a text, is absolute, climbs with ``..``, or leads out of
-            ``root`` through a symbolic link.
+        DataError: As of :func:`name_inside`; or it leads out of ``root`` through a symbolic link.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise DataError(f"file name {name!r} is not a usable text", path=root)
-    windows = PureWindowsPath(name)  # knows both separators and drive letters
-    if windows.drive or windows.root or ".." in windows.parts:
-        raise DataError(
-            f"file name {name!r} leaves the image folder",
-            path=root,
-            hint="name files relative to the folder, without '..'",
-        )
+    inside = name_inside(root, name)
     try:
-        resolved = os.path.realpath(root / name)
+        resolved = os.path.realpath(root / inside)
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(resolved)  # says so where the name is too long to be asked for
     except OSError as error:
-        raise DataError(f"file name {name[:80]!r}: {error.strerror}", path=root) from error
+        raise DataError(f"file name {inside[:80]!r}: {error.strerror}", path=root) from error
     if not Path(resolved).is_relative_to(root):
         raise DataError(
             f"file name {name!r} is a link out of the image folder",
@@ -42,3 +33,41 @@ def resolve_inside(root: Path, name: object) -> Path:
             hint="copy the file into the folder",
         )
     return Path(resolved)
+
+
+def name_inside(root: Path, name: object) -> str:
+    """Returns a file's name relative to ``root``, with slashes.
+
+    An absolute name of a file inside ``root`` is one too, and a backslash separates folders where
+    there is no file of that very name.
+
+    Raises:
+        DataError: ``name`` is not a text, is absolute and elsewhere, or climbs with ``..``.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"file name {name!r} is not a usable text", path=root)
+    windows = PureWindowsPath(name)  # knows both separators and drive letters
+    if ".." in windows.parts:
+        raise _leaves(root, name, "without '..'")
+    if name.startswith("/"):
+        return _relative(root, name)
+    if windows.drive or windows.root:
+        raise _leaves(root, name, "not from a drive or a share")
+    if "\\" in name and not os.path.lexists(root / name):
+        return name.replace("\\", "/")
+    return name
+
+
+def _relative(root: Path, name: str) -> str:
+    for path in (Path(name), Path(os.path.realpath(name))):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    raise _leaves(root, name, "this one lies elsewhere")
+
+
+def _leaves(root: Path, name: str, how: str) -> DataError:
+    return DataError(
+        f"file name {name[:200]!r} leaves the image folder",
+        path=root,
+        hint=f"name files relative to the folder, {how}",
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quantpipe.data.dataset import DetectionDataset
 
 Split = Literal["train", "val"]
+_NOTES = 12  # lines about a data set; there are fewer kinds of faults
 BatchSize = Annotated[int, Between(1, 4096)]
 BadImages = Annotated[int, Between(0)]
 
@@ -133,8 +134,21 @@ def _require_same_classes(splits: Sequence[DetectionDataset]) -> None:
 
 
 def open_split(settings: DataSettings, split: Split, context: Context) -> DetectionDataset:
-    """Reads one split; generated data is generated on first use."""
-    return _read(_on_disk(settings, context), split)
+    """Reads one split and says once what was found; generated data is generated on first use."""
+    on_disk = _on_disk(settings, context)
+    dataset = _read(on_disk, split)
+    if (on_disk, split) not in _told:
+        _told.add((on_disk, split))
+        _tell(dataset, context)
+    return dataset
+
+
+def _tell(dataset: DetectionDataset, context: Context) -> None:
+    """Says what was read, what was mended, and what was left out: of each kind, the first."""
+    counts = ", ".join(f"{value} {name}" for name, value in dataset.counts.items() if value)
+    context.progress.note(f"{context.step}: {dataset.name}: {counts}".replace("_", " "))
+    for line in dataset.notes[:_NOTES]:
+        context.progress.note(f"  {line}")
 
 
 def _on_disk(settings: DataSettings, context: Context) -> CocoSettings | YoloSettings:
@@ -164,6 +178,9 @@ def coco_at(root: Path) -> CocoSettings:
     )
 
 
+_told: set[tuple[CocoSettings | YoloSettings, Split]] = set()
+
+
 @cache
 def _read(settings: CocoSettings | YoloSettings, split: Split) -> DetectionDataset:
     """Reads a split once in a process: several steps look at the same data."""
@@ -190,7 +207,7 @@ def _read(settings: CocoSettings | YoloSettings, split: Split) -> DetectionDatas
 
 
 def _coco_paths(settings: CocoSettings, split: Split) -> tuple[Path, Path]:
-    from quantpipe.data.coco import find_coco_split
+    from quantpipe.data.coco_layout import find_coco_split
 
     images = getattr(settings, f"{split}_images")
     annotations = getattr(settings, f"{split}_annotations")

@@ -87,8 +87,6 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     training = _training(config)
     dataset = open_split(config.data, "train", context)
     held_out = open_split(config.data, "val", context)
-    _note_counts(dataset, context)
-    _note_counts(held_out, context)
     searched: list[dict[str, float]] = []
     search = Search(
         file=config.scales,
@@ -183,11 +181,3 @@ def _fit(
         log_folder=log_folder(config, context.step, part),
         progress=context.progress,
     )
-
-
-def _note_counts(dataset: DetectionDataset, context: Context) -> None:
-    """Says what was read, what was mended, and what was left out."""
-    counts = ", ".join(f"{value} {name}" for name, value in dataset.counts.items() if value)
-    context.progress.note(f"{context.step}: {dataset.name}: {counts}".replace("_", " "))
-    for line in dataset.notes[:5]:
-        context.progress.note(f"  {line}")
