@@ -208,7 +208,7 @@ def calibrated(path: Path, data: Path, size: Size) -> Model:
         weight_scales(network, operations, "max", progress=Silent(), number_format=INT8),
         method="max",
         weights_digest=checkpoint.weights_digest,
-        data_digest=train.subset(chosen).fingerprint(None),
+        data_digest=train.subset(chosen).fingerprint(),
         preprocessing=specification.as_scalars(),
         number_format=INT8,
     )

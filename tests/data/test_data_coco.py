@@ -237,11 +237,11 @@ def test_images_that_no_entry_names_are_told(make_coco: Make) -> None:
 
 def test_text_with_a_mark_is_the_same_set(make_coco: Make) -> None:
     paths = make_coco()
-    plain = read(paths).fingerprint(None)
+    plain = read(paths).fingerprint()
     content = paths[1].read_text()
     for encoding in ("utf-8-sig", "utf-16"):
         paths[1].write_text(content, encoding=encoding)
-        assert read(paths, strict=True).fingerprint(None) == plain
+        assert read(paths, strict=True).fingerprint() == plain
 
 
 def test_sizes_that_are_no_numbers_are_named_as_they_stand(make_coco: Make) -> None:

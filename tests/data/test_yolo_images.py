@@ -118,12 +118,12 @@ def test_marks_cost_no_first_line(tmp_path: Path, encoding: str) -> None:
     images = ["images/train/größe.jpg", "images/train/b.jpg"]
     put(tmp_path, images, f"{DESCRIPTION}train: list.txt\n")
     (tmp_path / "list.txt").write_text("\n".join(images))
-    plain = read(tmp_path).fingerprint(None)
+    plain = read(tmp_path).fingerprint()
     texts = [tmp_path / "data.yaml", tmp_path / "list.txt", *tmp_path.rglob("labels/*/*.txt")]
     for path in texts:
         path.write_text(path.read_text(), encoding=encoding)
     assert len(texts) == 4
-    assert read(tmp_path, strict=True).fingerprint(None) == plain
+    assert read(tmp_path, strict=True).fingerprint() == plain
 
 
 @pytest.mark.parametrize(

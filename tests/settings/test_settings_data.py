@@ -142,7 +142,7 @@ def test_only_the_splits_that_are_used_are_named(tmp_path: Path) -> None:
 def test_digests_are_remembered_in_the_folder_of_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantpipe.data.dataset._SETTLED_NS", -1)  # files this new are not kept
+    monkeypatch.setattr("quantpipe.data.contents._SETTLED_NS", -1)  # files this new are not kept
     write_coco(tmp_path, "val")
     memo = tmp_path / "memo"
     first = data_content(coco_at(tmp_path), ("val",), memo)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.errors import DataError
-from quantpipe.files import canonical_json, sha256_bytes, sha256_file, write_json
-
-# A file changed within this many nanoseconds may change again under the same time stamp.
-_SETTLED_NS = 50_000_000
-_HASH_THREADS = 8  # hashing and reading both release the interpreter lock
+from quantpipe.data.contents import read_contents
+from quantpipe.files import canonical_json
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,14 +69,15 @@ class DetectionDataset:
         images = tuple(self.images[index] for index in indices)
         return replace(self, images=images, counts={**self.counts, **count_contents(images)})
 
-    def fingerprint(self, memo: Path | None) -> str:
+    def fingerprint(self, digests: Sequence[str] | None = None) -> str:
         """Returns the SHA-256 of the annotations and of every image's bytes, never of a path.
 
         Args:
-            memo: A JSON file that remembers image digests by relative name, size and times, so
-                that an unchanged set is named without reading it; None reads every image.
+            digests: Of the images, where they are known; None reads every image.
         """
-        digests = _image_digests(self.images, self.root, memo)
+        if digests is None:
+            paths = [record.path for record in self.images]
+            digests = [content.digest for content in read_contents(paths, self.root, None)]
         whole = hashlib.sha256(canonical_json(self._head()).encode())
         for record, digest in zip(self.images, digests, strict=True):
             whole.update(_record_content(record, digest))
@@ -156,58 +149,3 @@ def _record_content(record: ImageRecord, digest: str) -> bytes:
     )
     head = (record.image_id, record.width, record.height, *(len(array) for array in arrays), digest)
     return " ".join(map(str, head)).encode() + b"".join(array.tobytes() for array in arrays)
-
-
-def _image_digests(images: Sequence[ImageRecord], root: Path, memo: Path | None) -> list[str]:
-    names = [str(record.path.relative_to(root)) for record in images]
-    known = {} if memo is None else _read_memo(memo)
-    with ThreadPoolExecutor(_HASH_THREADS) as executor:
-        found = list(
-            executor.map(lambda record, name: _digest(record.path, known.get(name)), images, names)
-        )
-    fresh = {name: entry for name, entry in zip(names, found, strict=True) if entry[0]}
-    if memo is not None and any(known.get(name) != entry for name, entry in fresh.items()):
-        with suppress(OSError):  # it only saves time: a store that can only be read has none
-            _write_memo(memo, known | fresh)
-    return [digest for _, digest in found]
-
-
-def _digest(path: Path, known: list[str] | None) -> list[str]:
-    """Returns what the memo keeps of a file: its stamp ("" if it just changed) and its digest."""
-    try:
-        before = path.stat()
-        stamp = f"{before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
-        if known is not None and known[0] == stamp:
-            return known
-        digest = sha256_file(path)
-    except OSError as error:
-        raise DataError(f"image cannot be read ({error.strerror})", path=path) from error
-    settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
-    return [stamp if settled else "", digest]
-
-
-def _read_memo(path: Path) -> dict[str, list[str]]:
-    """Returns the entries of a memo; a missing or damaged one is empty, as it only saves time."""
-    try:
-        document = json.loads(path.read_bytes())
-        entries = document["images"]
-        # A digest of an image with a digit changed would name another data set.
-        if document["sha256"] != sha256_bytes(canonical_json(entries).encode()):
-            return {}
-        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _write_memo(path: Path, entries: Mapping[str, list[str]]) -> None:
-    digest = sha256_bytes(canonical_json(entries).encode())
-    write_json(path, {"sha256": digest, "images": dict(entries)})
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 2
-        and all(isinstance(part, str) for part in entry)
-        and len(entry[1]) == hashlib.sha256().digest_size * 2
-    )

@@ -81,13 +81,7 @@ class Findings:
         bad = self._bad_images
         if len(bad) > self._max_bad_images:
             raise too_many_bad(bad, self._max_bad_images, self._source)
-        if contents["images"] == 0 or contents["boxes"] == 0:
-            raise DataError(
-                f"the data set is empty ({contents['images']} images, {contents['boxes']} boxes): "
-                f"{self._why_empty(contents)}",
-                path=self._source,
-                hint="check the folder and the annotations",
-            )
+        require_contents(contents, self._why_empty(contents), self._source)
 
     def _why_empty(self, contents: Mapping[str, int]) -> str:
         found = {**self.counts, "crowd_boxes": contents["crowd_boxes"]}
@@ -135,11 +129,27 @@ def _box_text(box: Sequence[float], width: float, height: float) -> str:
     return f"box ({numbers}) in an image of {width:g}x{height:g}"
 
 
-def too_many_bad(bad: Sequence[str], allowed: int, source: Path) -> DataError:
-    """Names the first of the images that cannot be used."""
-    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+def require_contents(contents: Mapping[str, int], why: str, source: Path) -> None:
+    """Refuses a set that has nothing to learn from.
+
+    Raises:
+        DataError: Says why.
+    """
+    if contents["images"] == 0 or contents["boxes"] == 0:
+        found = f"{contents['images']} images, {contents['boxes']} boxes"
+        raise DataError(
+            f"the data set is empty ({found}): {why}",
+            path=source,
+            hint="check the folder and the annotations",
+        )
+
+
+def too_many_bad(bad: Sequence[str], allowed: int, source: Path, *, others: int = 0) -> DataError:
+    """Names the first of the images that cannot be used; ``others`` are counted only."""
+    rest = others + max(0, len(bad) - _SHOWN)
+    more = f" and {rest} more" if rest else ""
     return DataError(
-        f"{len(bad)} bad images, {allowed} allowed: {', '.join(bad[:_SHOWN])}{more}",
+        f"{len(bad) + others} bad images, {allowed} allowed: {', '.join(bad[:_SHOWN])}{more}",
         path=source,
         hint="replace or remove them, or raise max_bad_images",
     )

@@ -71,9 +71,11 @@ def read_header(path: Path) -> ImageHeader:
     A JPEG or PNG that ends as it should is believed; any other file is decoded to be sure.
 
     Raises:
-        DataError: The file is missing, empty, no image, cut short or too large.
+        DataError: The file is missing, empty, no image, cut short or too large, or has pixels of
+            unknown range.
     """
     with _opened(path) as (file, image):
+        _refuse_unbounded(image, path)
         orientation = _orientation(image)
         width, height = image.size
         if not _ends_well(file, image.format):
@@ -152,6 +154,15 @@ def _refuse_bomb(image: Image.Image, path: Path) -> None:
         raise DataError(f"{width}x{height} is too many pixels (at most {MAX_PIXELS})", path=path)
 
 
+def _refuse_unbounded(image: Image.Image, path: Path) -> None:
+    if image.mode in _UNBOUNDED:
+        raise DataError(
+            f"{image.mode} pixels (32-bit) have no known range",
+            path=path,
+            hint="convert the image to 8 or 16 bits",
+        )
+
+
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns these itself when it loads them, and already states their size
@@ -175,12 +186,7 @@ def _ends_well(file: BinaryIO, image_format: str | None) -> bool:
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in _UNBOUNDED:
-        raise DataError(
-            f"{image.mode} pixels (32-bit) have no known range",
-            path=path,
-            hint="convert the image to 8 or 16 bits",
-        )
+    _refuse_unbounded(image, path)
     if image.mode in _SCALED:
         values = np.asarray(image).astype(np.uint32)
         scaled = ((values * 255 + 32767) // 65535).astype(np.uint8)

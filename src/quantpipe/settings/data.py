@@ -14,6 +14,7 @@ from quantpipe.identity import identity
 from quantpipe.schema import Between
 
 if TYPE_CHECKING:
+    from quantpipe.data.checked import Checked
     from quantpipe.data.dataset import DetectionDataset
 
 Split = Literal["train", "val"]
@@ -115,9 +116,9 @@ def data_content(settings: DataSettings, splits: tuple[Split, ...], memo: Path) 
         from quantpipe.data.shapes import SHAPES_VERSION
 
         return {"shapes": str(SHAPES_VERSION)}
-    read = {split: _read(settings, split) for split in splits}
-    _require_same_classes(tuple(read.values()))
-    return {split: data.fingerprint(memo / f"images-{split}.json") for split, data in read.items()}
+    read = {split: _checked(settings, split, memo) for split in splits}
+    _require_same_classes([checked.dataset for checked in read.values()])
+    return {split: checked.dataset.fingerprint(checked.digests) for split, checked in read.items()}
 
 
 def _require_same_classes(splits: Sequence[DetectionDataset]) -> None:
@@ -136,7 +137,10 @@ def _require_same_classes(splits: Sequence[DetectionDataset]) -> None:
 def open_split(settings: DataSettings, split: Split, context: Context) -> DetectionDataset:
     """Reads one split and says once what was found; generated data is generated on first use."""
     on_disk = _on_disk(settings, context)
-    dataset = _read(on_disk, split)
+    if isinstance(settings, ShapesSettings):
+        dataset = _read(on_disk, split)  # what was generated is verified as every result is
+    else:
+        dataset = _checked(on_disk, split, context.memo).dataset
     if (on_disk, split) not in _told:
         _told.add((on_disk, split))
         _tell(dataset, context)
@@ -179,6 +183,19 @@ def coco_at(root: Path) -> CocoSettings:
 
 
 _told: set[tuple[CocoSettings | YoloSettings, Split]] = set()
+
+
+@cache
+def _checked(settings: CocoSettings | YoloSettings, split: Split, memo: Path) -> Checked:
+    """A split without damaged images; those to validate on are decoded, once, to be sure."""
+    from quantpipe.data.checked import without_damaged
+
+    return without_damaged(
+        _read(settings, split),
+        memo / f"images-{split}.json",
+        max_bad_images=settings.max_bad_images,
+        decode=split == "val",
+    )
 
 
 @cache

@@ -55,7 +55,7 @@ def fit_to_int8(
     )
     decided_by = {
         "scales": scales.to_document(),
-        "images": dataset.subset(chosen).fingerprint(None),
+        "images": dataset.subset(chosen).fingerprint(),
         "settings": asdict(settings),
         "bias_correction": bias_correction,
         "weight_rounding": weight_rounding,

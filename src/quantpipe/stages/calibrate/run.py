@@ -103,7 +103,7 @@ def _scales(
         weights,
         method=method,
         weights_digest=checkpoint.weights_digest,
-        data_digest=images.dataset.subset(images.chosen).fingerprint(None),
+        data_digest=images.dataset.subset(images.chosen).fingerprint(),
         preprocessing=checkpoint.input.as_scalars(),
         number_format=NUMBER_FORMAT,
     )

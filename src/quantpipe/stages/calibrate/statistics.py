@@ -144,7 +144,7 @@ class _CountingJob:
     def named_by(self) -> dict[str, Any]:
         """What decides, beside the weights, what is counted."""
         return {
-            "images": self.images.dataset.subset(self.images.chosen).fingerprint(None),
+            "images": self.images.dataset.subset(self.images.chosen).fingerprint(),
             "input": asdict(self.images.specification),
             "batch_size": self.images.batch_size,
             "device": self.device,
