@@ -19,7 +19,7 @@ NUM_IMAGES, BATCH_SIZE = 9, 4
 
 @dataclass(frozen=True)
 class Job:
-    """A small network, (9, 3, S, S) images that grow, and perhaps one that holds a NaN."""
+    """A small network, (N, 3, S, S) images that grow, and perhaps one that holds a NaN."""
 
     network: SmallNetwork
     images: Tensor
@@ -27,13 +27,13 @@ class Job:
 
 
 def count(processes: ProcessGroup, job: Job) -> Statistics:
-    own = range(processes.rank, NUM_IMAGES, processes.size)
+    own = range(processes.rank, len(job.images), processes.size)
     return collect(
         job.network,
         find_operations(job.network, torch.zeros(1, 3, 32, 32)),
         _rows(processes, job.images),
         by_image=job.by_image,
-        image_names=[f"{number}.jpg" for number in range(NUM_IMAGES)],
+        image_names=[f"{number}.jpg" for number in range(len(job.images))],
         processes=processes if processes.size > 1 else None,
         image_numbers=own,
         progress=Silent(),
@@ -42,5 +42,5 @@ def count(processes: ProcessGroup, job: Job) -> Statistics:
 
 def _rows(processes: ProcessGroup, images: Tensor) -> Iterator[Tensor]:
     """The last batch holds one image: the second rank has none of it."""
-    for start in range(0, NUM_IMAGES, BATCH_SIZE):
+    for start in range(0, len(images), BATCH_SIZE):
         yield images[start : start + BATCH_SIZE][processes.rank :: processes.size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,16 @@ def test_two_ranks_count_what_one_does(job: Job) -> None:
         ]
         for name, histogram in alone.histograms.items():
             assert ranges[0][name] == pytest.approx(ranges[1][name], abs=2 * histogram.width)
+
+
+def test_a_rank_may_have_no_image_at_all(job: Job) -> None:
+    one = replace(job, images=job.images[:1])
+    alone, two = count(SingleProcess(), one), shared(one)
+    assert two.num_images == alone.num_images == 1
+    for name, expected in alone.histograms.items():
+        assert two.histograms[name].amax == expected.amax
+        assert np.array_equal(two.histograms[name].counts, expected.counts)
+        assert two.histograms[name].image_amax == expected.image_amax
 
 
 @pytest.mark.parametrize("number", [2, 7])  # of rank 0, of rank 1

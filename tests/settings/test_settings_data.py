@@ -18,6 +18,7 @@ from quantpipe.settings.data import (
     ShapesSettings,
     YoloSettings,
     check_data,
+    choose_images,
     coco_at,
     data_content,
     open_split,
@@ -187,4 +188,66 @@ def test_splits_of_other_classes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("thing", "other"))
     with pytest.raises(DataError, match=r"classes other, .* has thing; give both the same"):
+        data_content(coco_at(tmp_path), ("train", "val"), tmp_path / "memo")
+
+
+class Notes(Silent):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def watched(tmp_path: Path) -> tuple[Context, list[str]]:
+    progress = Notes()
+    context = Context(
+        step="calibrate",
+        seed=0,
+        device="cpu",
+        progress=progress,
+        progress_folder=tmp_path / "progress",
+        materialize=lambda named_by, build_into: tmp_path,
+        memo=tmp_path / "memo",
+    )
+    return context, progress.lines
+
+
+def test_what_was_found_is_said_once(tmp_path: Path) -> None:
+    write_coco(tmp_path, "val")
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "other.png")
+    context, lines = watched(tmp_path)
+    for _ in range(2):
+        open_split(coco_at(tmp_path), "val", context)
+    assert lines == [
+        "calibrate: instances val: 1 images, 1 boxes, 1 unlisted images",
+        "  1 images of the folder are not listed, the first is other.png",
+    ]
+
+
+def test_fewer_images_than_asked_for_are_all_used_and_that_is_said(tmp_path: Path) -> None:
+    write_coco(tmp_path, "val")
+    context, lines = watched(tmp_path)
+    dataset = open_split(coco_at(tmp_path), "val", context)
+    lines.clear()
+    assert choose_images(dataset, 1, context) == (0,)
+    assert lines == []
+    assert choose_images(dataset, 128, context) == (0,)
+    assert lines == ["calibrate: 128 images were asked for, instances_val has 1: all are used"]
+
+
+def test_damaged_images_are_counted_before_anything_is_trained(tmp_path: Path) -> None:
+    """A PNG with zeros in the middle and a whole end; the digests name what is left."""
+    for split in ("train", "val"):
+        write_coco(tmp_path, split)
+    path = tmp_path / "train" / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        path
+    )
+    content = bytearray(path.read_bytes())
+    content[2000:2100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"1 bad images, 0 allowed: a\.png \(damaged: the checksum"):
         data_content(coco_at(tmp_path), ("train", "val"), tmp_path / "memo")

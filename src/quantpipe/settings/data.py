@@ -155,6 +155,19 @@ def _tell(dataset: DetectionDataset, context: Context) -> None:
         context.progress.note(f"  {line}")
 
 
+def choose_images(dataset: DetectionDataset, count: int, context: Context) -> tuple[int, ...]:
+    """Returns which images a step works on: ``count`` of them, or all and a word that says so."""
+    from quantpipe.data.batches import sample
+
+    available = len(dataset.images)
+    if count > available:
+        context.progress.note(
+            f"{context.step}: {count} images were asked for, {dataset.name} has {available}: "
+            "all are used"
+        )
+    return sample(available, count, context.seed)
+
+
 def _on_disk(settings: DataSettings, context: Context) -> CocoSettings | YoloSettings:
     if not isinstance(settings, ShapesSettings):
         return settings
@@ -241,6 +254,7 @@ __all__ = [
     "ShapesSettings",
     "YoloSettings",
     "check_data",
+    "choose_images",
     "data_content",
     "open_split",
 ]

@@ -15,6 +15,7 @@ from quantpipe.data.loader import Batch, num_training_batches, training_batches
 from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.distributed.ranks import run_together
+from quantpipe.errors import ConfigurationError
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
 from quantpipe.process_group import ProcessGroup
@@ -91,9 +92,11 @@ def fit(
         progress: Shows the training.
 
     Raises:
+        ConfigurationError: There are fewer images than processes.
         MachineError: A rank died or no longer answers; names it.
     """
     specification, device = job.specification, job.device
+    _require_images(job)
     validate = None if held_out is None else validator(held_out, specification, device)
     with training_log(log_folder, held_out, specification, device=device) as log:
         observers = Observers(
@@ -106,6 +109,17 @@ def fit(
             size=job.execution.num_processes,
             device=device,
             timeout_seconds=job.execution.timeout_seconds,
+        )
+
+
+def _require_images(job: TrainingJob) -> None:
+    num_images, num_processes = len(job.dataset.images), job.execution.num_processes
+    if num_images < num_processes:
+        raise ConfigurationError(
+            f"is {num_processes}, but there are {num_images} images to train on, and each process "
+            "takes part of every batch",
+            path="trainer.devices",
+            hint=f"set trainer.devices={num_images} or fewer",
         )
 
 

@@ -101,7 +101,9 @@ def collect(
         network, batches, observe, image_names=own_names, progress=progress, total=total
     )
     seen = Statistics(histograms=histograms, num_images=num_images)
-    return seen if processes is None else _of_all(seen, processes, image_numbers)
+    whole = seen if processes is None else _of_all(seen, processes, image_numbers)
+    require_images(whole.num_images)
+    return whole
 
 
 def _largest(values: Tensor, processes: ProcessGroup) -> float:
@@ -141,7 +143,6 @@ def run_calibration(
 
     Raises:
         NumericalError: An operation read a NaN or an infinity.
-        DataError: There is no image.
     """
     assert not network.training
     num_images = 0
@@ -155,9 +156,17 @@ def run_calibration(
             network(images)
             num_images += len(images)
             stop_if_asked(progress)
+    return num_images
+
+
+def require_images(num_images: int) -> None:
+    """Refuses ranges of nothing.
+
+    Raises:
+        DataError: There was no image.
+    """
     if num_images == 0:
         raise DataError("there is no image to calibrate with")
-    return num_images
 
 
 def _require_finite(

@@ -22,6 +22,7 @@ from quantpipe.quantization.calibration.collect import (
     CalibrationMethod,
     check_method,
     floor_dead,
+    require_images,
     run_calibration,
 )
 from quantpipe.quantization.number_format import NumberFormat
@@ -64,9 +65,10 @@ def pytorch_quantization_amax(
         if name in calibrators and bool(values.any()):
             calibrators[name].collect(values)
 
-    run_calibration(
+    num_images = run_calibration(
         network, batches, observe, image_names=image_names, progress=progress, total=total
     )
+    require_images(num_images)
     amax = {
         name: solve_calibrator(calibrator, method, percentile)
         for name, calibrator in progress.track(

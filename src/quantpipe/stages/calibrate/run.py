@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import (
     Checkpoint,
     as_deployed,
@@ -31,7 +30,7 @@ from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
-from quantpipe.settings.data import open_split
+from quantpipe.settings.data import choose_images, open_split
 from quantpipe.stages.calibrate.config import CalibrateConfig, method_of
 from quantpipe.stages.calibrate.fitting import fit_to_int8
 from quantpipe.stages.calibrate.released_ranges import METHOD, read_released_ranges
@@ -54,7 +53,7 @@ def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Cont
     checkpoint = as_deployed(trained)
     network = restore_detector(checkpoint).to(context.device)
 
-    chosen = sample(len(dataset.images), config.num_images, context.seed)
+    chosen = choose_images(dataset, config.num_images, context)
     images = CalibrationImages(
         dataset=dataset,
         chosen=chosen,

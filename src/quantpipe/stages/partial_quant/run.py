@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import operation_names
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import Model, load_model, save_model
@@ -17,7 +16,7 @@ from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     load_table,
 )
-from quantpipe.settings.data import open_split
+from quantpipe.settings.data import choose_images, open_split
 from quantpipe.stages.partial_quant.accuracy import PlanAccuracy
 from quantpipe.stages.partial_quant.config import (
     PartialQuantConfig,
@@ -61,7 +60,7 @@ def _searched(
 ) -> PrecisionPlan:
     dataset = open_split(config.data, config.split, context)
     if config.num_images is not None:
-        chosen = sample(len(dataset.images), config.num_images, context.seed)
+        chosen = choose_images(dataset, config.num_images, context)
         dataset = dataset.subset(chosen)
     accuracy = PlanAccuracy(
         loaded=model,

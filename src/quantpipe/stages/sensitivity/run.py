@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.data.batches import sample
 from quantpipe.detector.checkpoint import Checkpoint
 from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.errors import ConfigurationError
@@ -16,7 +15,7 @@ from quantpipe.quantization.sensitivity.table import (
     SensitivityTable,
     save_table,
 )
-from quantpipe.settings.data import open_split
+from quantpipe.settings.data import choose_images, open_split
 from quantpipe.stages.sensitivity.config import SensitivityConfig
 from quantpipe.stages.sensitivity.methods import RankingJob, rank_together
 
@@ -51,7 +50,7 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
         network=model.network,
         scales=model.require_scales(),
         operations=find_operations(model.network, torch.zeros(1, 3, *specification.size)),
-        dataset=dataset.subset(sample(len(dataset.images), config.num_images, context.seed)),
+        dataset=dataset.subset(choose_images(dataset, config.num_images, context)),
         specification=specification,
         batch_size=config.batch_size,
         loss=_loss(config, model.checkpoint),
