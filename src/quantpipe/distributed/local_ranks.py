@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
+import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import multiprocessing as processes
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from quantpipe.distributed.launch import Rank
@@ -114,12 +114,15 @@ class _Rank:
 @contextmanager
 def _others(follow: Follow, job: Any, place: _Place) -> Iterator[list[_Rank]]:
     """Ranks 1 and up; whatever happens, none outlives the block."""
-    context = processes.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
+    # As bytes, of which each rank makes its own: torch would share the tensors through /dev/shm and
+    # a descriptor each, of which a container may have too little.
+    work = pickle.dumps((follow, job), protocol=pickle.HIGHEST_PROTOCOL)
     ranks: list[_Rank] = []
     try:
         for number in range(1, place.size):
             receiving, sending = context.Pipe(duplex=False)
-            arguments = (number, place, follow, job, sending)
+            arguments = (number, place, work, sending)
             process = context.Process(target=_run_rank, args=arguments, daemon=True)
             process.start()
             sending.close()
@@ -133,15 +136,14 @@ def _others(follow: Follow, job: Any, place: _Place) -> Iterator[list[_Rank]]:
             rank.errors.close()
 
 
-def _run_rank(number: int, place: _Place, follow: Follow, job: Any, errors: Connection) -> None:
+def _run_rank(number: int, place: _Place, work: bytes, errors: Connection) -> None:
     """What a rank other than 0 does: the same work, in silence."""
     # Should the leader be killed, nobody would end this process.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides when to stop
     from quantpipe.distributed.torch_group import joined
 
-    # Tensors arrive in memory shared with the leader, who goes on only after all have joined.
-    job = copy.deepcopy(job)
+    follow, job = pickle.loads(work)  # noqa: S301 - from the process that started this one
     try:
         with (
             _share_of_threads(place.size),
