@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.distributed.along import Job, Lessons, add_to_copy, follow, lead, learn, learn_along
+from tests.distributed.along import (
+    Job,
+    Lessons,
+    add_to_copy,
+    add_up,
+    follow,
+    lead,
+    learn,
+    learn_along,
+)
 from tests.training.conftest import RECIPE
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
 
@@ -55,6 +65,30 @@ def test_two_ranks_train_as_one_does_on_the_same_batches(tmp_path: Path) -> None
         assert other["map"] == pytest.approx(one["map"], rel=1e-4)
     for name, tensor in alone.weights.items():
         torch.testing.assert_close(two.weights[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("few_files")
+def test_tensors_need_no_open_files() -> None:
+    """Nor shared memory: torch would open one of /dev/shm for each of them."""
+    tensors = [torch.full((3,), float(number)) for number in range(400)]
+    total = run_together(
+        lambda processes: add_up(processes, tensors),
+        add_up,
+        tensors,
+        size=2,
+        device="cpu",
+        timeout_seconds=60,
+    )
+    assert total == 2 * 3 * sum(range(400))
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """At most 256 open at once."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_two_ranks_resume_where_they_were_stopped(tmp_path: Path) -> None:
