@@ -7,7 +7,7 @@ import pytest
 from quantpipe.cli.cache import CacheSettings, keep_house
 from quantpipe.core.entry import Built, key_of
 from quantpipe.core.run_cache import RunCache
-from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
+from quantpipe.errors import ArtifactError, ConfigurationError
 
 IDENTITY = {"stage": "calibrate"}
 
@@ -65,5 +65,5 @@ def test_prune_keeps_what_was_just_used(
 
 
 def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="holds no cache"):
+    with pytest.raises(ConfigurationError, match=r"cache_dir: .* holds no cache"):
         keep_house(settings("list", tmp_path), tmp_path)

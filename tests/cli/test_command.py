@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from faults.wrong_commands import HOSTILE, RECIPE, WRONG
 from tests.command_line import Finished, fork, start
 
 from quantpipe import __version__
+from quantpipe.cli.command import main
 from quantpipe.core.lock import exclusive_lock_or_busy
 from quantpipe.engines.registry import ENGINES
 
@@ -55,6 +57,19 @@ def test_a_setting_of_another_pipeline_is_named(folder: Path) -> None:
 def test_a_missing_data_set_ends_with_3(folder: Path) -> None:
     code, line = refused(folder, "data=coco", "data.root=nowhere")
     assert (code, line) == (3, "train_repopt: nowhere: is not there; see data.root")
+
+
+def test_a_folder_that_was_deleted_ends_with_5(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    monkeypatch.setattr(sys, "argv", ["quantpipe"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 5
+    line = "quantpipe: error: the folder that the command was started in is gone; change to another"
+    assert capsys.readouterr().err.startswith(line)
 
 
 def test_a_missing_engine_ends_with_5_and_the_line_that_installs_it(folder: Path) -> None:

@@ -15,7 +15,7 @@ from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.maintenance import Kept, listed, prune, verified
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.signals import stop_on_signals
-from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
+from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.report.progress import watching
 from quantpipe.schema import Between
 
@@ -37,13 +37,16 @@ def keep_house(settings: CacheSettings, cache_root: Path) -> None:
     """Does what ``cache.action`` says and prints what came of it.
 
     Raises:
-        ConfigurationError: ``prune`` does not find the run directories.
-        MachineError: There is no cache at ``cache_root``, or it cannot be changed.
+        ConfigurationError: There is no cache at ``cache_root``, or ``prune`` does not find the run
+            directories.
+        MachineError: It cannot be changed.
         ArtifactError: ``verify`` found damaged entries; they were set aside.
     """
     root = cache_root.absolute()
     if not (root / "objects").is_dir():
-        raise MachineError("holds no cache", path=root, hint="name one with cache_dir=")
+        raise ConfigurationError(
+            f"{root} holds no cache", path="cache_dir", hint="name the folder of one"
+        )
     if settings.action == "prune" and not settings.runs.is_dir():
         raise ConfigurationError(
             f"{settings.runs.absolute()} is not there, so nothing would be kept for any run",

@@ -39,7 +39,7 @@ from quantpipe.cli.config_source import read_configurations_as_text
 from quantpipe.cli.explain import explain
 from quantpipe.cli.run import report_sweep, run_checked
 from quantpipe.distributed.launch import launched
-from quantpipe.errors import Interrupted, QuantpipeError
+from quantpipe.errors import Interrupted, MachineError, QuantpipeError
 
 _INTERNAL_ERROR = 1
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -75,12 +75,27 @@ def _command() -> None:
     if asks_for_version():
         print(f"quantpipe {__version__}")  # noqa: T201
         return
+    _require_working_folder()
     read_configurations_as_text()
     arguments = read_arguments()
     if not arguments.shell_completion:
         check_composition(arguments)
     decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=PRIMARY)
     decorate(_task)()
+
+
+def _require_working_folder() -> None:
+    """Refuses to work in a folder that was deleted.
+
+    Raises:
+        MachineError: It was.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise MachineError(
+            "the folder that the command was started in is gone", hint="change to another one"
+        ) from error
 
 
 def _exit_code(work: Callable[[], Any]) -> int:
