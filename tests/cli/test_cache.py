@@ -36,6 +36,17 @@ def test_the_list_names_the_stage(
     assert "1 result," in printed
 
 
+def test_the_totals_count_saved_progress_and_what_was_set_aside(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("progress/aa", "quarantine/bb.1"):
+        (tmp_path / "cache" / place).mkdir(parents=True)
+        (tmp_path / "cache" / place / "state").write_bytes(bytes(1 << 20))
+    keep_house(settings("list", tmp_path), tmp_path / "cache")
+    printed = capsys.readouterr().out
+    assert "1 result, 1 saved progress, 1 set aside, 2.0 MiB" in printed
+
+
 def test_verify_says_that_all_is_whole(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

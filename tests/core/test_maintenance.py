@@ -12,7 +12,7 @@ import pytest
 
 from quantpipe.core.entry import Built, key_of
 from quantpipe.core.lock import exclusive_lock_or_busy
-from quantpipe.core.maintenance import listed, prune, verified
+from quantpipe.core.maintenance import beside_results, listed, prune, verified
 from quantpipe.core.run_cache import RunCache
 from quantpipe.errors import ArtifactError
 
@@ -119,9 +119,47 @@ def test_prune_clears_what_killed_writers_left_and_old_progress(house: House) ->
     young.mkdir()
     pruned = prune(house.root, house.runs, max_age_days=5, max_bytes=None, now=time.time())
     assert pruned.leftover_bytes == 77
+    assert [(kept.stage, kept.folder) for kept in pruned.removed] == [("saved progress", progress)]
     assert not list((house.root / "staging").glob("*"))
     assert not progress.exists()
     assert young.exists()
+
+
+def test_a_limit_counts_and_takes_saved_progress_and_damaged_results(house: House) -> None:
+    """The longest unused goes first, whatever it is; a result of the same key is another thing."""
+    key = house.add("a", days=2)
+    size = listed(house.root, house.runs)[0].size
+    for place, name, days in (("progress", key, 4), ("quarantine", "cc.0123", 3)):
+        folder = house.root / place / name
+        folder.mkdir(parents=True)
+        (folder / "state").write_bytes(b"x" * 5000)
+        then = time.time() - days * DAY
+        for path in (folder / "state", folder):
+            os.utime(path, (then, then))
+    beside = beside_results(house.root)
+    assert [(kept.stage, kept.size) for kept in beside] == [
+        ("saved progress", 5000),
+        ("set aside", 5000),
+    ]
+    assert house.prune(size=10_000 + size) == []
+    assert house.prune(size=5000 + size) == [key]
+    assert [kept.stage for kept in beside_results(house.root)] == ["set aside"]
+    assert house.keys() == [key]
+    assert house.prune(size=size) == ["cc"]
+    assert house.prune(size=0) == [key]
+
+
+def test_the_progress_of_work_that_goes_on_is_left_alone(house: House) -> None:
+    house.add("a", days=0)
+    folder = house.root / "progress" / "bb"
+    folder.mkdir(parents=True)
+    (folder / "state").write_bytes(b"x" * 5000)
+    then = time.time() - 9 * DAY
+    for path in (folder / "state", folder):
+        os.utime(path, (then, then))
+    with exclusive_lock_or_busy(house.root / "locks" / "bb.lock"):
+        assert house.prune(size=0, days=0) == []
+    assert house.prune(size=0, days=0) == ["bb"]
 
 
 def test_verify_sets_aside_exactly_the_damaged_entries(house: House) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantpipe.core.attribution import attribute_errors
-from quantpipe.core.maintenance import Kept, listed, prune, verified
+from quantpipe.core.maintenance import BESIDE, Kept, beside_results, listed, prune, verified
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.signals import stop_on_signals
 from quantpipe.errors import ArtifactError, ConfigurationError
@@ -58,7 +58,7 @@ def keep_house(settings: CacheSettings, cache_root: Path) -> None:
 
 
 def _list(settings: CacheSettings, root: Path) -> None:
-    entries = listed(root, settings.runs.absolute())
+    entries = (*listed(root, settings.runs.absolute()), *beside_results(root))
     _print(_by_stage(entries), f"{root}: {_amount(entries)}")
 
 
@@ -101,7 +101,7 @@ _ACTIONS: Mapping[str, Callable[[CacheSettings, Path], None]] = {
 
 
 def _by_stage(entries: Sequence[Kept]) -> Table:
-    table = Table("stage", "results", "MiB", "kept by runs", "days unused")
+    table = Table("stage", "number", "MiB", "kept by runs", "days unused")
     for stage in sorted({kept.stage for kept in entries}):
         own = [kept for kept in entries if kept.stage == stage]
         oldest = (time.time() - min(kept.used for kept in own)) / _DAY
@@ -122,8 +122,12 @@ def _print(table: Table, line: str) -> None:
 
 
 def _amount(entries: Sequence[Kept]) -> str:
-    noun = "result" if len(entries) == 1 else "results"
-    return f"{len(entries)} {noun}, {_mib(entries):.1f} MiB"
+    """The number of results, what lies beside them, and the size of all."""
+    num_beside = {stage: sum(kept.stage == stage for kept in entries) for stage in BESIDE.values()}
+    num_results = len(entries) - sum(num_beside.values())
+    amounts = [f"{num_results} result{'' if num_results == 1 else 's'}"]
+    amounts += [f"{number} {stage}" for stage, number in num_beside.items() if number]
+    return f"{', '.join(amounts)}, {_mib(entries):.1f} MiB"
 
 
 def _mib(entries: Sequence[Kept]) -> float:

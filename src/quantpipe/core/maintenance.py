@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import time
@@ -27,17 +26,22 @@ _DAY = 86_400.0
 _IN_USE_SECONDS = 3_600.0
 
 
+# Beside the results: what long work saved of steps that are not finished, and damaged results.
+BESIDE = {"progress": "saved progress", "quarantine": "set aside"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A result in the store.
+    """A result in the store, or what lies beside the results.
 
     Attributes:
         key: Its content key.
         folder: Where it lies.
         stage: What made it; ``material`` for what steps share (generated images, statistics), ``?``
-            where the manifest is damaged.
+            where the manifest is damaged; ``saved progress`` of a step that is not finished, and
+            ``set aside`` for a damaged result.
         size: Bytes.
-        used: When it was made or last reused, in seconds since 1970.
+        used: When it was made, last written or last reused, in seconds since 1970.
         referred: Whether a run directory refers to it.
     """
 
@@ -60,15 +64,36 @@ class Pruned:
 
 
 def listed(cache_root: Path, runs: Path) -> tuple[Kept, ...]:
-    """Everything in the store, the longest unused first."""
+    """The results in the store, the longest unused first."""
     return _listed(cache_root, _referred_keys(runs))
+
+
+def beside_results(cache_root: Path) -> tuple[Kept, ...]:
+    """Saved progress and damaged results that were set aside, the longest unused first."""
+    found = (
+        Kept(
+            key=folder.name.partition(".")[0],
+            folder=folder,
+            stage=stage,
+            size=folder_size(folder),
+            used=_newest(folder),
+            referred=False,
+        )
+        for place, stage in BESIDE.items()
+        for folder in (cache_root / place).glob("*")
+    )
+    return _in_order(found)
+
+
+def _in_order(entries: Iterable[Kept]) -> tuple[Kept, ...]:
+    return tuple(sorted(entries, key=lambda kept: (kept.used, kept.key)))
 
 
 def _listed(cache_root: Path, referred: Collection[str]) -> tuple[Kept, ...]:
     folders = (path for path in (cache_root / "objects").glob("??/*") if path.is_dir())
     described = (_described(folder, folder.name in referred) for folder in folders)
     found = (kept for kept in described if kept is not None)
-    return tuple(sorted(found, key=lambda kept: (kept.used, kept.key)))
+    return _in_order(found)
 
 
 def verified(
@@ -93,11 +118,11 @@ def verified(
 def prune(
     cache_root: Path, runs: Path, *, max_age_days: float | None, max_bytes: int | None, now: float
 ) -> Pruned:
-    """Removes results that no run refers to: those too old, then the oldest until the rest fit.
+    """Removes what no run refers to: what is too old, then the oldest until the rest fits.
 
-    What was used within the last hour stays, and so does what a process makes or reads. Saved
-    progress and damaged entries that were set aside go by the same age, leftovers of killed
-    writers always.
+    That is results, saved progress, and damaged results that were set aside. What was used within
+    the last hour stays, and so does what a process makes or reads. Leftovers of killed writers go
+    always.
 
     Args:
         cache_root: The store.
@@ -109,22 +134,24 @@ def prune(
     Raises:
         ArtifactError: A run's manifest cannot be read, so what it refers to is unknown.
     """
-    entries = _listed(cache_root, _referred_keys(runs, strict=True))
-    chosen = {kept.key for kept in _chosen(entries, max_age_days, max_bytes, now)}
+    results = _listed(cache_root, _referred_keys(runs, strict=True))
+    entries = _in_order((*results, *beside_results(cache_root)))
+    chosen = {kept.folder for kept in _chosen(entries, max_age_days, max_bytes, now)}
     removed: list[Kept] = []
     busy: list[Kept] = []
     stay: list[Kept] = []
     for kept in entries:
-        if kept.key not in chosen:
+        if kept.folder not in chosen:
             stay.append(kept)
             continue
-        done = _locked(cache_root, kept.key, partial(_remove_unused, cache_root, kept))
+        remove = _remove_unchanged if kept.stage in BESIDE.values() else _remove_unused
+        done = _locked(cache_root, kept.key, partial(remove, cache_root, kept))
         (removed if done else busy).append(kept)
     return Pruned(
         removed=tuple(removed),
         busy=tuple(busy),
         kept=tuple(stay),
-        leftover_bytes=_clear_leftovers(cache_root, max_age_days, now),
+        leftover_bytes=_clear_leftovers(cache_root),
     )
 
 
@@ -215,6 +242,16 @@ def _remove_unused(cache_root: Path, kept: Kept) -> bool:
     return True
 
 
+def _remove_unchanged(cache_root: Path, kept: Kept) -> bool:
+    """Removes a folder unless something in it was written since it was listed."""
+    if not kept.folder.exists():
+        return True
+    if _newest(kept.folder) > kept.used:
+        return False
+    _remove(cache_root, kept.folder)
+    return True
+
+
 def _remove(cache_root: Path, folder: Path) -> None:
     """Takes a folder out of sight by one rename, then removes it: no half of it is ever found."""
     place = cache_root / "staging" / f"{folder.name}.{uuid.uuid4().hex}"
@@ -225,25 +262,17 @@ def _remove(cache_root: Path, folder: Path) -> None:
     shutil.rmtree(place)
 
 
-def _clear_leftovers(cache_root: Path, max_age_days: float | None, now: float) -> int:
-    """Removes what killed writers left, and old progress and quarantine; returns the bytes."""
-    left = dict.fromkeys((cache_root / "staging").glob("*"), -math.inf)
-    if max_age_days is not None:
-        aged = [*(cache_root / "progress").glob("*"), *(cache_root / "quarantine").glob("*")]
-        left |= dict.fromkeys(aged, max_age_days * _DAY)
+def _clear_leftovers(cache_root: Path) -> int:
+    """Removes what killed writers left; returns the bytes."""
     freed = 0
-    for path, age in left.items():
+    for path in (cache_root / "staging").glob("*"):
         size = folder_size(path)
-        key = path.name.partition(".")[0]
-        if _locked(cache_root, key, partial(_remove_older, path, now - age)):
+        if _locked(cache_root, path.name.partition(".")[0], partial(_remove_tree, path)):
             freed += size
     return freed
 
 
-def _remove_older(folder: Path, then: float) -> bool:
-    """Removes a folder in which nothing is newer; asked under its lock, or it could change."""
-    if _newest(folder) >= then:
-        return False
+def _remove_tree(folder: Path) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
 
