@@ -47,6 +47,13 @@ def test_the_totals_count_saved_progress_and_what_was_set_aside(
     assert "1 result, 1 saved progress, 1 set aside, 2.0 MiB" in printed
 
 
+def test_the_list_says_where_no_run_is_known(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_house(settings("list", tmp_path / "gone"), tmp_path / "cache")
+    assert "(cache.runs) is not there: no run is known" in capsys.readouterr().out
+
+
 def test_verify_says_that_all_is_whole(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

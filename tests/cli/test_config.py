@@ -72,6 +72,34 @@ def test_a_value_that_every_variant_replaces_is_checked_too(shipped: DictConfig)
     assert line.startswith("build_engine.precision: 'int4' is not one of")
 
 
+def test_a_result_of_the_run_itself_is_refused(
+    shipped: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same run directory: the step would leave out its history and scales."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs/mine/train_repopt/checkpoint.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    def taken(run_dir: str, given: object) -> Change:
+        def change(config: DictConfig) -> None:
+            config.run_dir = run_dir
+            config.train_repopt.checkpoint = str(given)
+
+        return change
+
+    for given in (path, path.relative_to(tmp_path)):
+        line = fault(shipped, taken("runs/mine", given))
+        assert line == (
+            f"train_repopt.checkpoint: {given} is a result of 'train_repopt' in this run "
+            "directory, which this run would replace; set another run_dir, or copy the file"
+        )
+        run_of(shipped, taken("runs/other", given))
+    beside = tmp_path / "runs/mine/given.safetensors"
+    beside.touch()
+    run_of(shipped, taken("runs/mine", beside))
+
+
 @pytest.mark.parametrize("key", ["_target_", "_recursive_", "_convert_", "_partial_", "_args_"])
 @pytest.mark.parametrize("place", ["", "calibrate.", "train_repopt.search.", "data."])
 def test_nothing_may_name_code(shipped: DictConfig, key: str, place: str) -> None:

@@ -60,6 +60,8 @@ def keep_house(settings: CacheSettings, cache_root: Path) -> None:
 def _list(settings: CacheSettings, root: Path) -> None:
     entries = (*listed(root, settings.runs.absolute()), *beside_results(root))
     _print(_by_stage(entries), f"{root}: {_amount(entries)}")
+    if not settings.runs.is_dir():
+        print(f"{settings.runs.absolute()} (cache.runs) is not there: no run is known")  # noqa: T201
 
 
 def _verify(settings: CacheSettings, root: Path) -> None:

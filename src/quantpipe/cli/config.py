@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,6 +91,7 @@ def read_run(config: DictConfig, overrides: Sequence[str]) -> CheckedRun:
     pipeline = Pipeline(name=recipe.name, steps=wired.steps)
     device = resolve_device(settings.device)
     check_pipeline(pipeline)
+    _refuse_own_results(pipeline, settings.run_dir)
     return CheckedRun(
         pipeline=pipeline,
         settings=settings,
@@ -137,6 +138,36 @@ def _refuse_unknown(composed: Mapping[str, Any], known: Set[str], recipe: Pipeli
         if key not in known and not is_step(value):
             hint = nearest(key, known)
             raise ConfigurationError(f"pipeline {recipe.name} has no such key", path=key, hint=hint)
+
+
+def _refuse_own_results(pipeline: Pipeline, run_dir: Path) -> None:
+    """Refuses files that the run itself would replace, with all that lies beside them.
+
+    A training that is told to take its own checkpoint would leave that alone, and its history and
+    scales would be gone.
+    """
+    made = {run_dir.resolve() / step.name: step.name for step in pipeline.steps}
+    for step in pipeline.steps:
+        for name, path in _paths(step.config, step.name):
+            maker = next(
+                (made[folder] for folder in path.resolve().parents if folder in made), None
+            )
+            if maker is not None:
+                raise ConfigurationError(
+                    f"{path} is a result of '{maker}' in this run directory, which this run would "
+                    "replace",
+                    path=name,
+                    hint="set another run_dir, or copy the file",
+                )
+
+
+def _paths(value: Any, name: str) -> Iterator[tuple[str, Path]]:
+    """The paths in a configuration, with the names of their settings."""
+    if isinstance(value, Path):
+        yield name, value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name), f"{name}.{field.name}")
 
 
 def _refuse_targets(value: Any, path: str) -> None:

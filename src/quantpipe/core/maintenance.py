@@ -195,7 +195,7 @@ def _described(folder: Path, referred: bool) -> Kept | None:
 def _referred_keys(runs: Path, *, strict: bool = False) -> frozenset[str]:
     """The keys in the manifests of all run directories below a folder, links followed."""
     keys: set[str] = set()
-    for manifest in _manifests(runs):
+    for manifest in _manifests(runs) if runs.is_dir() else ():
         try:
             steps = json.loads(manifest.read_bytes())["steps"]
             keys.update(str(record["key"]) for record in steps.values())
