@@ -240,7 +240,7 @@ def test_auto_leaves_the_fewest_operations_in_float_that_meet_the_budget(
     assert len(made_up.asked) <= most_measurements(59) == 7
     assert plan.predicted_drop is not None
     assert "by bisection" in plan.reason
-    announced = bench.progress.notes[0]
+    announced = "\n".join(bench.progress.notes)
     assert re.search(r"at most 8 measurements .* on 4 images, [\d.]+ s each: \d+ s", announced)
 
 
