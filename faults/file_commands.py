@@ -39,7 +39,7 @@ def artifact_commands() -> Iterator[Command]:
         yield _artifact(key, "nothing", lambda at, path: path.write_bytes(b""), "file")
         yield _artifact(key, "NaN", lambda at, path: path.write_text("stem nan nan\n"), "file")
     for key in _STEPS:
-        yield _artifact(key, "no file", lambda at, path: None, "is not there")
+        yield _artifact(key, "no file", lambda at, path: None, "no such file")
 
 
 def _artifact(key: str, name: str, write: Callable[[Place, Path], object], says: str) -> Command:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from quantpipe.errors import ArtifactError, DataError
+from quantpipe.data.coco import read_coco
+from quantpipe.data.coco_document import read_lists
+from quantpipe.data.images import read_image
+from quantpipe.data.yolo import read_yolo
+from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.families.yolov6.rep_optimizer import load_scales as load_rep_scales
+from quantpipe.detector.released.archive import is_archive
+from quantpipe.engines.registry import read_header
+from quantpipe.errors import ArtifactError, DataError, QuantpipeError
 from quantpipe.given_files import fault_of, read_bytes, read_text
+from quantpipe.graph.onnx_file import read_onnx
+from quantpipe.quantization.precision_plan import load_plan
+from quantpipe.quantization.scale_cache import load_scales
+from quantpipe.quantization.sensitivity.table import load_table
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -75,3 +88,49 @@ def test_a_file_that_may_not_be_read_says_why(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
         read_text(path, DataError)
+
+
+READERS: dict[str, tuple[Callable[[Path], object], type[QuantpipeError]]] = {
+    "checkpoint": (load_checkpoint, ArtifactError),
+    "released checkpoint": (is_archive, ArtifactError),
+    "scales of RepOptimizer": (load_rep_scales, ArtifactError),
+    "graph": (read_onnx, ArtifactError),
+    "engine": (read_header, ArtifactError),
+    "scales": (load_scales, ArtifactError),
+    "plan": (load_plan, ArtifactError),
+    "ranking": (load_table, ArtifactError),
+    "image": (read_image, DataError),
+    "COCO file": (read_lists, DataError),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_one_reader_refuses_every_reader_refuses_in_the_same_words(
+    tmp_path: Path, name: str
+) -> None:
+    read, error = READERS[name]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")  # opening it would hang
+    for path in (tmp_path / place for place in ("folder", "link", "pipe", "nowhere")):
+        with pytest.raises(error) as caught:
+            read(path)
+        assert caught.value.cause == fault_of(path)
+        assert caught.value.path == path
+
+
+def test_folders_are_refused_by_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    faults = {
+        "file": "is a file, not a folder",
+        "link": "a link that leads nowhere",
+        "nowhere": "no such folder",
+    }
+    for name, cause in faults.items():
+        path = tmp_path / name
+        with pytest.raises(DataError) as of_coco:
+            read_coco(path, path, max_bad_images=0, strict=False)
+        with pytest.raises(DataError) as of_yolo:
+            read_yolo(path, "train", max_bad_images=0, strict=False, allow_unlabelled=False)
+        assert of_coco.value.cause == of_yolo.value.cause == cause

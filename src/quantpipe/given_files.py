@@ -20,6 +20,7 @@ _MARKED = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SAVE = "save it as UTF-8"
+_FORBIDDEN = "cannot be read (Permission denied)"
 
 
 def fault_of(path: Path) -> str | None:
@@ -28,7 +29,7 @@ def fault_of(path: Path) -> str | None:
     Whoever opens a pipe without a writer waits for one for ever.
     """
     if path.is_file():
-        return None
+        return None if os.access(path, os.R_OK) else _FORBIDDEN
     if path.is_dir():
         return "is a folder, not a file"
     if path.exists():
@@ -36,19 +37,31 @@ def fault_of(path: Path) -> str | None:
     return "a link that leads nowhere" if path.is_symlink() else "no such file"
 
 
-def require_folder(path: Path, error: type[QuantpipeError]) -> None:
+def require_file(path: Path, error: type[QuantpipeError], hint: str | None = None) -> None:
+    """Refuses what is no file to read, without opening it.
+
+    Raises:
+        QuantpipeError: Of the given type, with the hint.
+    """
+    cause = fault_of(path)
+    if cause is not None:
+        raise error(cause, path=path, hint=hint)
+
+
+def require_folder(path: Path, error: type[QuantpipeError], hint: str | None = None) -> None:
     """Refuses what is no folder to look into.
 
     Raises:
-        QuantpipeError: Of the given type: it is none, or may not be looked into.
+        QuantpipeError: Of the given type, with the hint: it is none, or may not be looked into.
     """
     if path.is_dir():
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise error("folder cannot be read (Permission denied)", path=path)
-        return
-    if path.exists():
-        raise error("is a file, not a folder", path=path)
-    raise error("a link that leads nowhere" if path.is_symlink() else "no such folder", path=path)
+        cause = None if os.access(path, os.R_OK | os.X_OK) else _FORBIDDEN
+    elif path.exists():
+        cause = "is a file, not a folder"
+    else:
+        cause = "a link that leads nowhere" if path.is_symlink() else "no such folder"
+    if cause is not None:
+        raise error(cause, path=path, hint=hint)
 
 
 def read_bytes(path: Path, error: type[QuantpipeError]) -> bytes:
@@ -57,9 +70,7 @@ def read_bytes(path: Path, error: type[QuantpipeError]) -> bytes:
     Raises:
         QuantpipeError: Of the given type: it is no file, or cannot be read.
     """
-    cause = fault_of(path)
-    if cause is not None:
-        raise error(cause, path=path)
+    require_file(path, error)
     try:
         return path.read_bytes()
     except OSError as fault:

@@ -56,7 +56,7 @@ def test_a_setting_of_another_pipeline_is_named(folder: Path) -> None:
 
 def test_a_missing_data_set_ends_with_3(folder: Path) -> None:
     code, line = refused(folder, "data=coco", "data.root=nowhere")
-    assert (code, line) == (3, "train_repopt: nowhere: is not there; see data.root")
+    assert (code, line) == (3, "train_repopt: nowhere: no such folder; see data.root")
 
 
 def test_a_folder_that_was_deleted_ends_with_5(

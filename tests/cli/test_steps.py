@@ -214,7 +214,7 @@ def test_an_optional_row_is_left_out_where_its_step_is_not_listed() -> None:
 
 
 def test_missing_data_leaves_nothing_out_and_is_told_of_the_first_that_reads_it() -> None:
-    with pytest.raises(DataError, match=r"^train_repopt: nowhere: is not there"):
+    with pytest.raises(DataError, match=r"^train_repopt: nowhere: no such folder"):
         run_of("data=coco", "data.root=nowhere")
 
 

@@ -210,7 +210,7 @@ def test_a_folder_that_may_not_be_read_is_refused(
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"deep: folder cannot be read \(Permission denied\)"):
+    with pytest.raises(DataError, match=r"deep: cannot be read \(Permission denied\)"):
         read(tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_mistakes_are_named(values: dict[str, Any], line: str) -> None:
 
 
 def test_missing_folders_are_found_without_reading(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not there; see data\.root"):
+    with pytest.raises(DataError, match=r"no such folder; see data\.root"):
         check_data(settings(**COCO | {"root": str(tmp_path / "nowhere")}))
     with pytest.raises(DataError):
         check_data(settings(**COCO | {"root": str(tmp_path)}))  # there, but no COCO data set

@@ -132,7 +132,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             return list(found)
     except OSError as error:
-        raise DataError(f"folder cannot be read ({error.strerror})", path=folder) from error
+        raise DataError(f"cannot be read ({error.strerror})", path=folder) from error
 
 
 def _suffix(file: str) -> str:

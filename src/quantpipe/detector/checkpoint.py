@@ -25,6 +25,7 @@ from quantpipe.detector.families.version_1 import as_version_2
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
+from quantpipe.given_files import read_bytes
 from quantpipe.schema import build
 
 T = TypeVar("T")
@@ -110,10 +111,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ArtifactError: The file cannot be read, is truncated or altered, is no checkpoint of ours,
             lacks a tensor or has one too many, or holds a NaN or an infinity.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
+    content = read_bytes(path, ArtifactError)
     header = _read_header(content, path)
     try:
         tensors = safetensors.torch.load(content)

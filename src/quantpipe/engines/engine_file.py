@@ -17,6 +17,7 @@ from quantpipe.engines.contract import BuildSettings, ImageSize, Platform, Preci
 from quantpipe.engines.engine_spec import EngineSpec
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
+from quantpipe.given_files import read_bytes
 from quantpipe.schema import Between, convert
 
 _MAGIC = b"QPENGINE"
@@ -131,10 +132,7 @@ def require_platform(path: Path, header: EngineHeader[Any], platform: Platform) 
 
 def _open(path: Path) -> tuple[dict[str, Any], bytes, int]:
     """Returns the header's fields, the whole file, and where its blobs begin."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
+    content = read_bytes(path, ArtifactError)
     if content[: len(_MAGIC)] != _MAGIC or len(content) < _FIXED:
         raise _damaged(path, "is not an engine file")
     size = int.from_bytes(content[len(_MAGIC) : len(_MAGIC) + 8], "big")

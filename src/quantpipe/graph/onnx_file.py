@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from quantpipe.errors import ArtifactError
+from quantpipe.given_files import read_bytes, require_file
 
 CLASS_NAMES_KEY = "class_names"
 DETECTION_OUTPUTS = ("num_dets", "det_boxes", "det_scores", "det_classes")
@@ -125,12 +126,10 @@ def class_names(path: Path, model: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ArtifactError("is larger than an ONNX file can be (2 GiB)", path=path)
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
+    require_file(path, ArtifactError)
+    if path.stat().st_size > _LARGEST:
+        raise ArtifactError("is larger than an ONNX file can be (2 GiB)", path=path)
+    return read_bytes(path, ArtifactError)
 
 
 def _require_self_contained(path: Path, model: onnx.ModelProto) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from quantpipe.core.stage import Context
 from quantpipe.errors import ConfigurationError, DataError
+from quantpipe.given_files import require_file, require_folder
 from quantpipe.identity import identity
 from quantpipe.schema import Between
 
@@ -90,14 +91,14 @@ def check_data(settings: DataSettings) -> None:
     """Finds what is missing without reading images.
 
     Raises:
-        DataError: with the path that is not there.
+        DataError: With the path that is no such folder, or no such file.
     """
     if isinstance(settings, ShapesSettings):
         return
-    named = [path for path in vars(settings).values() if isinstance(path, Path)]
-    for path in named:
-        if not path.exists():
-            raise DataError("is not there", path=path, hint="see data.root")
+    for name, path in vars(settings).items():
+        if isinstance(path, Path):
+            require = require_file if name.endswith("annotations") else require_folder
+            require(path, DataError, f"see data.{name}")
     if isinstance(settings, CocoSettings):
         for split in ("train", "val"):
             _coco_paths(settings, split)

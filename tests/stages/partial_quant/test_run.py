@@ -157,7 +157,7 @@ def test_without_any_ranking_both_ways_to_give_one_are_named(
 
 
 def test_a_missing_text_is_found_before_any_work(configured: Configure) -> None:
-    with pytest.raises(ArtifactError, match=r"nowhere: is not there; see .*table_file"):
+    with pytest.raises(ArtifactError, match=r"nowhere: no such file; see .*table_file"):
         STAGE.check(replace(configured("partial_quant"), table_file=Path("nowhere")))
 
 
@@ -301,7 +301,7 @@ def test_settings_that_contradict_each_other_are_one_line(
 
 def test_a_missing_plan_is_found_before_any_work(configured: Configure) -> None:
     config = replace(configured("partial_quant"), plan_file=Path("nowhere"))
-    with pytest.raises(ArtifactError, match=r"nowhere: is not there; see .*plan_file"):
+    with pytest.raises(ArtifactError, match=r"nowhere: no such file; see .*plan_file"):
         STAGE.check(config)
 
 

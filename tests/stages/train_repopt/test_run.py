@@ -22,7 +22,7 @@ def test_a_missing_file_is_found_before_any_work(configured: Configure) -> None:
     for name in ("checkpoint", "scales"):
         config = configured("train_repopt")
         with pytest.raises(
-            ArtifactError, match=rf"nowhere: is not there; see train_repopt\.{name}"
+            ArtifactError, match=rf"nowhere: no such file; see train_repopt\.{name}"
         ):
             STAGE.check(replace(config, **{name: Path("nowhere")}))
 

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from quantpipe.errors import ArtifactError
+from quantpipe.given_files import require_file
 
 ZIP_MAGIC = b"PK\x03\x04"
 _RESAVE = "give the checkpoint as torch.save writes it"
@@ -17,11 +18,12 @@ def is_archive(path: Path) -> bool:
     Raises:
         ArtifactError: The file cannot be read.
     """
+    require_file(path, ArtifactError)
     try:
         with path.open("rb") as file:
             return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", path=path) from error
+        raise ArtifactError(f"cannot be read ({error.strerror})", path=path) from error
 
 
 class Archive:
@@ -37,6 +39,7 @@ class Archive:
     def __init__(self, path: Path):
         self.path = path
         self._prefix = ""
+        require_file(path, ArtifactError)
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
+from quantpipe.given_files import require_file
 from quantpipe.schema import Between, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
 from quantpipe.settings.device import resolve_device
@@ -94,8 +95,8 @@ def check(config: CalibrateConfig) -> None:
     check_data(config.data)
     check_ranks(config.batch_size, config.trainer)
     given = config.from_checkpoint
-    if given is not None and not given.is_file():
-        raise ArtifactError("is not there", path=given, hint="see calibrate.from_checkpoint")
+    if given is not None:
+        require_file(given, ArtifactError, "see calibrate.from_checkpoint")
     by_reference = config.implementation == "pytorch_quantization" and config.method == "mse"
     if by_reference and resolve_device("auto") != "cuda":
         raise ConfigurationError(

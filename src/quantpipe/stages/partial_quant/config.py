@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
+from quantpipe.given_files import require_file
 from quantpipe.identity import identity
 from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
@@ -113,8 +114,8 @@ def check(config: PartialQuantConfig) -> None:
         )
     for name in ("table_file", "plan_file"):
         path: Path | None = getattr(config, name)
-        if path is not None and not path.is_file():
-            raise ArtifactError("is not there", path=path, hint=f"see partial_quant.{name}")
+        if path is not None:
+            require_file(path, ArtifactError, f"see partial_quant.{name}")
     if config.searches:
         check_data(config.data)
     if config.by_latency:

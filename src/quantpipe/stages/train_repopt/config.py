@@ -10,6 +10,7 @@ from typing import Any
 from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import sha256_file
+from quantpipe.given_files import require_file
 from quantpipe.schema import Positive
 from quantpipe.settings.data import data_content
 from quantpipe.settings.model import ModelSettings, family_of
@@ -51,8 +52,8 @@ def check(config: TrainRepoptConfig) -> None:
     check_training(config)
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
-        if path is not None and not path.is_file():
-            raise ArtifactError("is not there", path=path, hint=f"see train_repopt.{name}")
+        if path is not None:
+            require_file(path, ArtifactError, f"see train_repopt.{name}")
 
 
 def content(config: TrainRepoptConfig, memo: Path) -> Mapping[str, Any]:

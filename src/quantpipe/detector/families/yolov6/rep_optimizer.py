@@ -24,6 +24,7 @@ from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.detector.released.tensors import read_state
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_atomic
+from quantpipe.given_files import read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,10 @@ def load_scales(path: Path) -> Scales:
     Raises:
         ArtifactError: The file is not whole, not of scales, or holds a NaN or an infinity.
     """
+    content = read_bytes(path, ArtifactError)
     try:
-        tensors = load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+        tensors = load(content)
+    except SafetensorError as error:
         _refuse(path, f"not readable as scales ({error})")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in sorted(tensors.items()):
