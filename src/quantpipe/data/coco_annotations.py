@@ -179,7 +179,8 @@ def _stated_boxes(
     flat = list(chain.from_iterable(box for box, good in zip(written, sized, strict=True) if good))
     values, plain = numbers(flat)
     boxes[places] = values.reshape(-1, 4)
-    mended = places[(~plain & np.isfinite(values)).reshape(-1, 4).any(axis=1)]
+    of_text, whole = ~plain.reshape(-1, 4), np.isfinite(boxes[places])
+    mended = places[of_text.any(axis=1) & whole.all(axis=1)]
     if len(mended):
         findings.mend(
             "mended_boxes",
