@@ -58,6 +58,19 @@ def test_other_encodings_are_refused_with_the_byte(
     assert caught.value.hint == "save it as UTF-8"
 
 
+def test_marks_of_joined_files_are_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeffcat\n\ufeffdog\n".encode())
+    assert read_text(path, DataError).splitlines() == ["cat", "dog"]
+
+
+def test_text_of_two_bytes_without_a_mark_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("cat\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match="holds a zero at character 1, as UTF-16 without a mark"):
+        read_text(path, DataError)
+
+
 def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "nowhere").symlink_to("gone")

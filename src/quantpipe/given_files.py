@@ -94,7 +94,8 @@ def decoded(content: bytes, path: Path, error: type[QuantpipeError]) -> str:
     """
     encoding = next((name for mark, name in _MARKED if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        # Files that were joined have a mark in front of each part.
+        text = content.decode(encoding).removeprefix("\ufeff").replace("\n\ufeff", "\n")
     except UnicodeDecodeError as fault:
         line = content.count(b"\n", 0, fault.start) + 1
         raise error(
@@ -103,3 +104,7 @@ def decoded(content: bytes, path: Path, error: type[QuantpipeError]) -> str:
             path=path,
             hint=_SAVE,
         ) from fault
+    if "\0" in text:
+        cause = f"holds a zero at character {text.index(chr(0))}, as UTF-16 without a mark does"
+        raise error(cause, path=path, hint=_SAVE)
+    return text

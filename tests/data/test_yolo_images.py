@@ -227,6 +227,32 @@ def test_hidden_images_are_no_background(tmp_path: Path) -> None:
     assert kinds["folder images/train/.ipynb_checkpoints is hidden"] == 1
 
 
+def test_a_pattern_finds_no_hidden_copies(tmp_path: Path) -> None:
+    train = "'images/*/*.jpg'"
+    put(tmp_path, ["images/one/a.jpg"], f"{DESCRIPTION}train: {train}\n")
+    copy = tmp_path / "images/.ipynb_checkpoints/a-checkpoint.jpg"
+    copy.parent.mkdir()
+    Image.new("RGB", (64, 48)).save(copy)
+    dataset = read(tmp_path, allow_unlabelled=True)
+    assert names(dataset) == ["images/one/a.jpg"]
+    assert told(dataset) == {"hidden_images": 1}
+
+
+def test_an_image_that_is_named_again_is_told(tmp_path: Path) -> None:
+    put(tmp_path, ["images/train/a.jpg"], f"{DESCRIPTION}train: [images/train, list.txt]\n")
+    (tmp_path / "list.txt").write_text("images/train/a.jpg\n./images/train/a.jpg\n")
+    dataset = read(tmp_path)
+    assert names(dataset) == ["images/train/a.jpg"]
+    assert told(dataset) == {"named_again": 2}
+
+
+def test_a_link_in_a_ring_is_a_bad_image(tmp_path: Path) -> None:
+    put(tmp_path, ["images/train/a.jpg"])
+    (tmp_path / "images/train/b.jpg").symlink_to("b.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg \(a link that leads nowhere\)"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "cause"),
     [

@@ -105,7 +105,7 @@ class _Files:
         if name != written and "\\" in str(written):
             self._findings.mend("mended_names", f"{written}: read with slashes, as {name}")
         if not os.path.lexists(self._root / name):
-            shorter = name.partition("/")[2]
+            shorter = name.partition("/")[2].lstrip("/")
             if shorter and os.path.lexists(self._root / shorter):
                 line = f"image {name}: there is none, but {shorter}, which is read"
                 self._findings.mend("mended_names", line)

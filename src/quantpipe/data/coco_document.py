@@ -73,7 +73,8 @@ def read_ids(path: Path, findings: Findings) -> Document:
     categories = [lists["categories"][place] for place in order.tolist()]
     for entry in categories:
         if not isinstance(entry.get("name"), str):
-            raise DataError(f"category {entry['id']} has no name", path=path)
+            cause = "has no name" if entry.get("name") is None else "has a name that is no text"
+            raise DataError(f"category {entry['id']} {cause}", path=path)
     return Document(
         images=lists["images"],
         image_ids=image_ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,10 @@ class ImageLister:
         names: list[str] = []
         for path in sorted(self._root.glob(pattern)):
             name = str(path.relative_to(self._root))
-            if path.is_dir():
+            if any(part.startswith(".") for part in name.split("/")[:-1]):
+                if _suffix(path.name) in SUFFIXES:
+                    self._findings.tell("hidden_images", f"image {name} is hidden, not read")
+            elif path.is_dir():
                 names += self.below(name)
             else:
                 names += self._taken(path.name, name)
@@ -82,7 +86,7 @@ class ImageLister:
     def _in_folder(self, folder: str, waiting: list[str], links: list[str]) -> Iterator[str]:
         for entry in sorted(entries(self._root / folder), key=lambda found: found.name):
             name = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield from self._taken(entry.name, name)
             elif entry.name.startswith("."):
                 self._tell_hidden(entry.path, name)
@@ -133,6 +137,20 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(found)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=folder) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads nowhere, or in a ring, is none; what it is will say who reads it.
+
+    Raises:
+        DataError: It cannot be told.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise DataError(f"cannot be read ({error.strerror})", path=Path(entry.path)) from error
 
 
 def _suffix(file: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,7 +47,13 @@ def find_images(
     for each in places:
         names += _at(root, each, description, lister, folders, findings)
     lister.tell_others()
-    return FoundImages(sorted(set(names)), folders)
+    different = sorted(set(names))
+    if len(different) < len(names):
+        counts = Counter(names)
+        first = next(name for name in different if counts[name] > 1)
+        line = f"{len(names) - len(different)} images are named again, the first is {first}"
+        findings.tell("named_again", line, len(names) - len(different))
+    return FoundImages(different, folders)
 
 
 def _usual_place(root: Path, split: Split) -> str:
