@@ -17,6 +17,7 @@ from faults.cases import LONGEST, Case, Place, Prepared, wrong_line
 from faults.watched import bounded
 from PIL import Image, ImageOps
 
+from quantpipe.data.damage import found_damage
 from quantpipe.data.images import read_header, read_image
 from quantpipe.errors import DataError
 
@@ -30,6 +31,7 @@ def image_cases() -> Iterator[Case]:
     """All of them."""
     yield from _no_images()
     yield from _cut_and_flipped()
+    yield from _damaged_inside()
     yield from _modes()
     yield from _turned()
     yield from _bombs()
@@ -145,6 +147,42 @@ def _picture_or_refusal(path: Path) -> str | None:
             if problem := wrong_line(str(error), (path.name,)):
                 return problem
     return None
+
+
+def _damaged_inside() -> Iterator[Case]:
+    """Images whose ends are whole: any changed byte of a PNG, and what stops a decoder of JPEGs."""
+    chance = random.Random(3)
+    for suffix in ("png", "jpg"):
+        whole = encoded(suffix)
+        for number in range(40):
+            content = bytearray(whole)
+            place = chance.randrange(40, len(whole) - 40)
+            content[place : place + 8] = chance.randbytes(8)
+            yield _looked_at(f"{suffix} changed inside {number}", f"x.{suffix}", bytes(content))
+        yield _looked_at(f"{suffix} that is whole", f"x.{suffix}", whole)
+
+
+def _looked_at(name: str, file: str, content: bytes) -> Case:
+    def prepare(at: Place) -> Prepared:
+        path = at.root / file
+        path.write_bytes(content)
+        return lambda: (path, found_damage(path, content, decode=True))
+
+    def accepts(returned: tuple[Path, str]) -> str | None:
+        path, damage = returned
+        changed = content != encoded(path.suffix[1:])
+        must_be_found = changed and (path.suffix == ".png" or not _decodes(path))
+        return None if bool(damage) == must_be_found else f"says {damage!r}"
+
+    return Case(row=19, name=name, prepare=prepare, error=None, accepts=accepts)
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        read_image(path)
+    except DataError:
+        return False
+    return True
 
 
 def _modes() -> Iterator[Case]:
