@@ -145,7 +145,7 @@ def _yolo_layouts() -> Iterator[Case]:
     sets: dict[str, tuple[Files, Accepts]] = {
         "of Roboflow": (
             {**roboflow, "data.yaml": "train: set/train/images\nnames: [on, 'no']\n"},
-            _holds(2, 4),
+            _holds(2, 4, shortened_names=1),
         ),
         "of Roboflow, seen from a folder inside": (
             {**roboflow, "data.yaml": "train: ../train/images\nnames: [on, off]\n"},
@@ -158,7 +158,7 @@ def _yolo_layouts() -> Iterator[Case]:
                 "obj.data": "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n",
                 "train.txt": listed,
             },
-            _holds(2, 4),
+            _holds(2, 4, shortened_names=3),
         ),
         "with names of Windows": (
             {**flat, "classes.txt": "a\nb\n", "train.txt": "images\\a.png\nimages\\b.png\n"},

@@ -33,6 +33,8 @@ def test_usual_layouts_are_found(tmp_path: Path, images: str, annotations: str) 
 def test_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
     """CVAT names splits as its user did, with a capital letter by default."""
     (tmp_path / "images" / name).mkdir(parents=True)
+    file = annotate(tmp_path, f"annotations/{name}.json")
+    assert find_coco_split(tmp_path, "val") == (tmp_path / "images" / name, file)
     file = annotate(tmp_path, f"annotations/instances_{name}.json")
     assert find_coco_split(tmp_path, "val") == (tmp_path / "images" / name, file)
 

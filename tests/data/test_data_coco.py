@@ -215,7 +215,7 @@ def test_ids_and_sizes_as_text_or_fractions(make_coco: Make, box: Box, write: An
 def test_an_image_may_be_named_from_above_or_by_windows(make_coco: Make, box: Box) -> None:
     images = [
         {"id": 7, "file_name": "train\\a.jpg", "width": 64, "height": 48},
-        {"id": 3, "file_name": "images/b.jpg", "width": 64, "height": 48},
+        {"id": 3, "file_name": "data//images/b.jpg", "width": 64, "height": 48},
     ]
     paths = make_coco(images=images)
     dataset = read(paths)
@@ -223,6 +223,23 @@ def test_an_image_may_be_named_from_above_or_by_windows(make_coco: Make, box: Bo
     assert dataset.counts["mended_names"] == 3
     with pytest.raises(DataError, match="read with slashes"):
         read(paths, strict=True)
+
+
+def test_a_file_that_is_listed_again_is_told(make_coco: Make) -> None:
+    """Or an image with objects would be background too, without a word."""
+    images = [{"id": number, "file_name": "a.jpg", "width": 64, "height": 48} for number in (7, 3)]
+    dataset = read(make_coco(images=images))
+    assert dataset.counts["listed_again"] == 1
+    assert dataset.notes[0].startswith("image a.jpg is listed again")
+
+
+@pytest.mark.parametrize("size", [(None, None), (64, None), (None, "48")])
+def test_a_size_that_is_missing_is_that_of_the_file(make_coco: Make, size: Any) -> None:
+    images = [{"id": 7, "file_name": "a.jpg", "width": size[0], "height": size[1]}]
+    entry = {"id": 1, "image_id": 7, "category_id": 5, "bbox": [1, 1, 5, 5]}
+    dataset = read(make_coco(images=images, annotations=[entry]))
+    assert dataset.counts["mended_sizes"] == 1
+    assert (dataset.images[0].width, dataset.images[0].height) == (64, 48)
 
 
 def test_images_that_no_entry_names_are_told(make_coco: Make) -> None:

@@ -35,6 +35,13 @@ def test_keys_count_from_0_whatever_they_are_written_like(tmp_path: Path, mappin
     assert names_in(tmp_path, f"names: {mapping}\nnc: 2\n")[0] == ("cat", "dog")
 
 
+def test_a_file_may_hold_the_names(tmp_path: Path) -> None:
+    (tmp_path / "coco.names").write_text("\ufeffcat\nhot dog\n\n", encoding="utf-8")
+    assert names_in(tmp_path, "names: coco.names\n")[0] == ("cat", "hot dog")
+    with pytest.raises(DataError, match="'names' is 'cat', neither a list nor a file"):
+        names_in(tmp_path, "names: cat\n")
+
+
 def test_names_that_are_there_twice_are_told_apart(tmp_path: Path) -> None:
     text = "names: [cell, platelet, cell, 'cell (2)']\n"
     names, counts = names_in(tmp_path, text)

@@ -66,7 +66,7 @@ def test_places_that_a_description_names(tmp_path: Path, train: str, images: lis
     put(tmp_path, images, f"{DESCRIPTION}train: {train.format(root=tmp_path)}\n")
     dataset = read(tmp_path, strict=True)
     assert names(dataset) == images
-    assert not told(dataset)
+    assert told(dataset) == ({"shortened_names": 1} if train.startswith("blood cells") else {})
 
 
 def test_a_set_as_roboflow_exports_it(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_set_as_cvat_exports_it(tmp_path: Path) -> None:
     dataset = read(root, strict=True)
     assert names(dataset) == ["obj_train_data/a.jpg", "obj_train_data/deep/b.jpg"]
     assert dataset.class_names == ("cat", "dog")
-    assert not told(dataset)
+    assert told(dataset) == {"shortened_names": 3}
 
 
 def test_a_set_as_label_studio_exports_it(tmp_path: Path) -> None:
@@ -225,6 +225,22 @@ def test_hidden_images_are_no_background(tmp_path: Path) -> None:
     assert told(dataset) == {"hidden_images": 3}
     kinds = Counter(line.split(", ")[0] for line in dataset.notes)
     assert kinds["folder images/train/.ipynb_checkpoints is hidden"] == 1
+
+
+def test_what_is_read_under_a_shorter_name_is_told(tmp_path: Path) -> None:
+    """It may be another folder than the one that was meant."""
+    put(tmp_path, ["images/train/a.jpg"], f"{DESCRIPTION}train: old/set/images/train\n")
+    dataset = read(tmp_path)
+    assert dataset.notes == (
+        "old/set/images/train: there is none, but images/train, which is read",
+    )
+
+
+def test_images_that_share_their_labels_are_told(tmp_path: Path) -> None:
+    put(tmp_path, ["images/train/a.jpg", "images/train/a.png"])
+    dataset = read(tmp_path)
+    assert dataset.counts["boxes"] == 2
+    assert told(dataset) == {"shared_labels": 1}
 
 
 def test_a_pattern_finds_no_hidden_copies(tmp_path: Path) -> None:

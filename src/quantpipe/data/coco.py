@@ -17,7 +17,7 @@ from quantpipe.data.faults import Findings
 from quantpipe.data.images import ImageHeader, read_header, stored_to_upright
 from quantpipe.data.listing import image_files
 from quantpipe.data.records import Annotations, FoundImage, build_records
-from quantpipe.data.safe_paths import name_inside, resolve_inside
+from quantpipe.data.safe_paths import name_inside, resolve_inside, shorter_name
 from quantpipe.data.written import read_number
 from quantpipe.errors import DataError
 from quantpipe.given_files import require_folder
@@ -105,12 +105,15 @@ class _Files:
         if name != written and "\\" in str(written):
             self._findings.mend("mended_names", f"{written}: read with slashes, as {name}")
         if not os.path.lexists(self._root / name):
-            shorter = name.partition("/")[2].lstrip("/")
-            if shorter and os.path.lexists(self._root / shorter):
+            shorter = shorter_name(self._root, name)
+            if shorter is not None:
                 line = f"image {name}: there is none, but {shorter}, which is read"
                 self._findings.mend("mended_names", line)
                 name = shorter
         path = resolve_inside(self._root, name)
+        if str(path) in self._named:
+            line = f"image {name} is listed again: each entry has its own annotations, or none"
+            self._findings.tell("listed_again", line)
         self._named.add(str(path))
         return path
 
@@ -126,10 +129,11 @@ class _Files:
             self._findings.bad_image(name, error.cause)
             return None, False
         written = (entry.get("width"), entry.get("height"))
-        stated = tuple(map(read_number, written))
         actual = (header.width, header.height)
-        if written == (None, None):
-            line = f"image {name}: no width and height, taken from the file"
+        stated = tuple(map(read_number, written))
+        known = [a for side, a in zip(written, actual, strict=True) if side is not None]
+        if None in written and known == [read_number(s) for s in written if s is not None]:
+            line = f"image {name}: no width or height, taken from the file"
             self._findings.mend("mended_sizes", line)
         elif stated == actual:
             self._tell_text(name, written)

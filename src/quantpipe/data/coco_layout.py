@@ -13,7 +13,7 @@ _NAMES = {
     "val": ("val2017", "val", "valid", "validation", "Validation", "Val"),
 }
 _FOLDERS = ("{name}", "images/{name}")
-_ANNOTATIONS = "annotations/instances_{name}.json"
+_ANNOTATIONS = ("annotations/instances_{name}.json", "annotations/{name}.json")
 _BESIDE = "{name}/_annotations.coco.json"  # Roboflow's
 _SHARED = "images"
 
@@ -22,7 +22,7 @@ def find_coco_split(root: Path, split: Split) -> tuple[Path, Path]:
     """Returns the image folder and the annotation file of a split below ``root``.
 
     Knows ``train/``, ``train2017/`` (also below ``images/``, or ``images/`` for all splits) beside
-    ``annotations/instances_train[2017].json``, and ``train/_annotations.coco.json`` beside its
+    ``annotations/[instances_]train[2017].json``, and ``train/_annotations.coco.json`` beside its
     images; ``val`` may be called ``valid`` or ``validation``.
 
     Raises:
@@ -32,7 +32,8 @@ def find_coco_split(root: Path, split: Split) -> tuple[Path, Path]:
         if (root / beside).exists():
             return (root / beside).parent, root / beside
     folders = [place for pattern in _FOLDERS for place in _named(pattern, split)]
-    annotations = _first(root, [*_named(_ANNOTATIONS, split)], "annotation file")
+    files = [place for pattern in _ANNOTATIONS for place in _named(pattern, split)]
+    annotations = _first(root, files, "annotation file")
     return _first(root, [*folders, _SHARED], "image folder"), annotations
 
 

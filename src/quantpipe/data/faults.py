@@ -16,6 +16,7 @@ from quantpipe.errors import DataError
 
 _SHOWN = 20  # of the bad images, in the one line of the error
 _KEPT = 50  # lines of each kind; the rest is only counted
+_EMPTYING = ("bad_images", "dropped", "unknown_images")  # what leaves a set empty
 _ROUNDING = 0.5  # a box may pass the border by this many pixels: annotations are rounded
 
 
@@ -88,7 +89,8 @@ class Findings:
         reasons = [f"{count} {kind.replace('_', ' ')}" for kind, count in found.items() if count]
         if not reasons:
             return "no image is listed" if not contents["images"] else "nothing is annotated"
-        first = self.notes[:1]
+        telling = [self._lines[kind][0] for kind in _EMPTYING if kind in self._lines]
+        first = [*telling, *self.notes][:1]
         return ", ".join(reasons) + "".join(f", first: {line}" for line in first)
 
     def fit_boxes(

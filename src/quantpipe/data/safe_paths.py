@@ -58,6 +58,16 @@ def name_inside(root: Path, name: object) -> str:
     return name
 
 
+def shorter_name(root: Path, name: str) -> str | None:
+    """Returns the longest end of a name, below fewer folders, under which there is something.
+
+    Some tools name files from above the set: ``set/train/a.jpg`` for ``train/a.jpg``.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return next((end for end in ends if os.path.lexists(root / end)), None)
+
+
 def _relative(root: Path, name: str) -> str:
     for path in (Path(name), Path(os.path.realpath(name))):
         if path.is_relative_to(root):

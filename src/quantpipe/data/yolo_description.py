@@ -91,6 +91,8 @@ def class_names(
     names: Any = stated(description, "names") if given is None else list(given)
     if names is None:
         names = _listed_names(root)
+    elif isinstance(names, str):
+        names = _names_in(root, names)
     if isinstance(names, dict):
         names = _in_order(names, root)
     texts = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
@@ -106,9 +108,21 @@ def class_names(
 def _listed_names(root: Path) -> list[str] | None:
     for name in _NAME_LISTS:
         if (root / name).exists():
-            lines = read_text(resolve_inside(root, name), DataError).splitlines()
-            return [line.strip() for line in lines if line.strip()]
+            return _lines(resolve_inside(root, name))
     return None
+
+
+def _names_in(root: Path, name: str) -> list[str]:
+    """The names in the file that a description names instead of them."""
+    path = resolve_inside(root, name)
+    if not path.is_file():
+        cause = f"data.yaml: 'names' is {name[:60]!r}, neither a list nor a file of names"
+        raise DataError(cause, path=root)
+    return _lines(path)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path, DataError).splitlines() if line.strip()]
 
 
 def _in_order(names: dict[Any, Any], root: Path) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from quantpipe.data.faults import Findings
 from quantpipe.data.listing import ImageLister, is_pattern
-from quantpipe.data.safe_paths import name_inside, resolve_inside
+from quantpipe.data.safe_paths import name_inside, resolve_inside, shorter_name
 from quantpipe.data.yolo_description import stated
 from quantpipe.errors import DataError
 from quantpipe.given_files import read_text
@@ -90,7 +90,7 @@ def _at(
         if not found:
             raise DataError(f"no image matches {name!r}", path=root)
         return found
-    name = _existing(root, name, description)
+    name = _existing(root, name, description, findings)
     path = resolve_inside(root, name)
     if path.is_dir():
         folders.append(os.path.normpath(name))
@@ -101,7 +101,7 @@ def _at(
     return [_listed(root, line, description, findings) for line in lines if line]
 
 
-def _existing(root: Path, name: str, description: dict[str, Any]) -> str:
+def _existing(root: Path, name: str, description: dict[str, Any], findings: Findings) -> str:
     """Returns the first reading of a name under which there is something, or else the name.
 
     Some tools name files from a base folder (``path``), others from above the set: Roboflow with
@@ -110,11 +110,13 @@ def _existing(root: Path, name: str, description: dict[str, Any]) -> str:
     if os.path.lexists(root / name):
         return name
     base = description.get("path")
-    readings = [f"{base}/{name}"] if isinstance(base, str) and _stays(base) else []
-    first, _, rest = name.partition("/")
-    if rest and first not in (".", ".."):
-        readings.append(rest)
-    return next((reading for reading in readings if os.path.lexists(root / reading)), name)
+    if isinstance(base, str) and _stays(base) and os.path.lexists(root / base / name):
+        return f"{base}/{name}"
+    shorter = shorter_name(root, name)
+    if shorter is None:
+        return name
+    findings.tell("shortened_names", f"{name}: there is none, but {shorter}, which is read")
+    return shorter
 
 
 def _stays(base: str) -> bool:
@@ -126,7 +128,7 @@ def _listed(root: Path, line: str, description: dict[str, Any], findings: Findin
     name = name_inside(root, line.removeprefix("./"))
     if "\\" in line and "\\" not in name:
         findings.mend("mended_names", f"{line}: read with slashes, as {name}")
-    return _existing(root, name, description)
+    return _existing(root, name, description, findings)
 
 
 def label_path(name: str, root: Path) -> Path:

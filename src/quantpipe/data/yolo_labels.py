@@ -34,6 +34,7 @@ class LabelLines:
         self._findings = findings
         self._allow_missing = allow_missing
         self._unlabelled: list[str] = []
+        self._read: set[Path] = set()
         self._owners: list[int] = []
         self._rows: list[Sequence[float]] = []  # class x y width height
         self._where: list[tuple[Path, int]] = []
@@ -47,6 +48,9 @@ class LabelLines:
         if path is None:
             self._unlabelled.append(name)
             return
+        if path in self._read:
+            self._findings.tell("shared_labels", f"label file {name} is that of several images")
+        self._read.add(path)
         for number, line in enumerate(read_text(path, DataError).splitlines(), start=1):
             words = line.split()
             if not words:
