@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from quantpipe.detector.families.yolov6.network import Detector
 from quantpipe.errors import DataError, Interrupted, NumericalError
 from quantpipe.progress import Silent
-from quantpipe.quantization.calibration.weights import channel_amax
 from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.records import SavedRecords
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.simulation.network import quantize, quantized_operations
+from quantpipe.quantization.simulation.rounding import channel_amax
 from quantpipe.quantization.weight_rounding.adjust import Adjusted, RoundingChoice, adjust_weights
 from quantpipe.quantization.weight_rounding.codes import codes_of
 from quantpipe.quantization.weight_rounding.hessian import hessian_rounding

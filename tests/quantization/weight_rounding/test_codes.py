@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantpipe.quantization.calibration.weights import channel_amax
 from quantpipe.quantization.number_format import INT8
 from quantpipe.quantization.scale_cache import TensorScale
-from quantpipe.quantization.simulation.rounding import fake_quantize
+from quantpipe.quantization.simulation.rounding import channel_amax, fake_quantize
 from quantpipe.quantization.weight_rounding.codes import codes_of, weight_with_codes
 
 

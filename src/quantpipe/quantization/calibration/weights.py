@@ -17,7 +17,7 @@ from quantpipe.progress import Progress
 from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.operations import Operation, OperationKind
 from quantpipe.quantization.scale_cache import TensorScale, is_dead
-from quantpipe.quantization.simulation.rounding import fake_quantize
+from quantpipe.quantization.simulation.rounding import channel_amax, channel_rows, fake_quantize
 
 WeightMethod = Literal["max", "mse"]
 
@@ -26,11 +26,6 @@ WEIGHT_AXIS: Mapping[OperationKind, int | None] = {"conv": 0, "conv_transpose": 
 # Shares of the largest magnitude that the search for the least squared error tries, largest first:
 # eight bits lose more by clipping half than by rounding.
 _RATIOS = tuple(percent / 100.0 for percent in range(100, 48, -2))
-
-
-def channel_amax(weight: Tensor, axis: int | None) -> Tensor:
-    """Returns the largest magnitude per channel of ``axis``, (C,), or of all, (1,)."""
-    return _rows(weight.detach(), axis).abs().amax(dim=1)
 
 
 def weight_scales(
@@ -82,7 +77,7 @@ def _ranges(
         progress.note(f"weights of operation '{name}' are zero in channels {dead}")
         largest[dead] = number_format.floor_amax
     if method == "mse":
-        largest = _least_error(_rows(weight, axis), largest, number_format)
+        largest = _least_error(channel_rows(weight, axis), largest, number_format)
     return tuple(largest.tolist())
 
 
@@ -94,7 +89,3 @@ def _least_error(rows: Tensor, largest: Tensor, number_format: NumberFormat) -> 
         error = (fake_quantize(rows, amax, 0, number_format) - rows).square().sum(dim=1)
         best, least = torch.where(error < least, amax, best), torch.minimum(error, least)
     return best
-
-
-def _rows(weight: Tensor, axis: int | None) -> Tensor:
-    return weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)

@@ -16,10 +16,9 @@ from typing import Protocol, cast, final
 import torch
 from torch import Tensor, nn
 
-from quantpipe.quantization.calibration.weights import channel_amax
 from quantpipe.quantization.scale_cache import TensorScale
 from quantpipe.quantization.simulation.learned_step import learned_fake_quantize
-from quantpipe.quantization.simulation.rounding import fake_quantize
+from quantpipe.quantization.simulation.rounding import channel_amax, fake_quantize
 
 # No range falls below this part of the calibrated one, where all but the largest values that
 # calibration saw would be clipped: ranges stay positive.

@@ -60,6 +60,16 @@ def along(channels: Tensor, axis: int | None, num_dimensions: int) -> Tensor:
     return channels.view([-1 if d == axis else 1 for d in range(num_dimensions)])
 
 
+def channel_rows(weight: Tensor, axis: int | None) -> Tensor:
+    """Returns (C, N), a row for each channel of ``axis``; (1, N) where that is None."""
+    return weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
+
+
+def channel_amax(weight: Tensor, axis: int | None) -> Tensor:
+    """Returns the largest magnitude per channel of ``axis``, (C,), or of all, (1,)."""
+    return channel_rows(weight.detach(), axis).abs().amax(dim=1)
+
+
 def inside(values: Tensor, limit: Tensor) -> Tensor:
     """Returns 1.0 where magnitudes are below ``limit``, else 0.0, in memory of its own."""
     return values.abs().lt_(limit)
