@@ -31,7 +31,8 @@ from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.coco import read_coco
 from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.evaluation.accuracy import ImageDetections, Predictor

@@ -31,7 +31,8 @@ from quantpipe.data.coco import read_coco
 from quantpipe.data.coco_layout import find_coco_split
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.shapes import generate_shapes
-from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork, raw_outputs
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.family import input_of

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.report.summary import Summary, load_summary
 from quantpipe.report.table import parity_text
 from quantpipe.report.variant import Variant

@@ -19,7 +19,8 @@ from faults.cases import Case, Place, Prepared
 from faults.pickle_cases import TINY
 from safetensors.torch import save
 
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.checkpoint import Description
 from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import build_detector

@@ -18,7 +18,7 @@ from faults.fork_server import Ended, ForkServer
 from faults.tally import Tally
 from faults.tiny_pipeline import OVERRIDES, Left
 
-from quantpipe.detector.checkpoint import load_checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.quantization.scale_cache import load_scales
 from quantpipe.training.saved_state import newest_state
 

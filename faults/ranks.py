@@ -17,7 +17,7 @@ from faults.observed_steps import take_steps
 from faults.tally import Tally
 from faults.tiny_pipeline import OVERRIDES, SAVE_EVERY
 
-from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint
 
 _TIMEOUT = 4.0
 # To name who is lost, and to end the others.

@@ -38,7 +38,8 @@ def make(folder: Path) -> None:
     """Writes every artifact of :data:`FILES`, and states of long work below ``progress``."""
     import torch
 
-    from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+    from quantpipe.detector.checkpoint import Checkpoint
+    from quantpipe.detector.checkpoint_file import save_checkpoint
     from quantpipe.detector.families.yolov6.architecture import Architecture
     from quantpipe.detector.families.yolov6.checkpoint import Description
     from quantpipe.detector.families.yolov6.family import input_of

@@ -45,7 +45,7 @@ def run(seed: int, share: float) -> Tally:
 
 
 def _readers() -> dict[str, Read]:
-    from quantpipe.detector.checkpoint import load_checkpoint
+    from quantpipe.detector.checkpoint_file import load_checkpoint
     from quantpipe.engines.engine_file import read_engine_file
     from quantpipe.engines.openvino.spec import SPEC
     from quantpipe.export.onnx_graph import read_graph

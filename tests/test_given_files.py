@@ -12,7 +12,7 @@ from quantpipe.data.coco import read_coco
 from quantpipe.data.coco_document import read_lists
 from quantpipe.data.images import read_image
 from quantpipe.data.yolo import read_yolo
-from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.yolov6.rep_optimizer import load_scales as load_rep_scales
 from quantpipe.detector.released.archive import is_archive
 from quantpipe.engines.registry import read_header

@@ -11,7 +11,8 @@ from tests.calibrated_scales import calibrated_scales
 from tests.yolov6_numbers import narrowed
 from torch import Tensor
 
-from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_file import save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import operation_names
 from quantpipe.detector.families.yolov6.checkpoint import Description
 from quantpipe.detector.families.yolov6.family import input_of

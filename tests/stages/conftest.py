@@ -19,7 +19,8 @@ from quantpipe.core.artifact import Artifact, ArtifactKind
 from quantpipe.core.entry import key_of
 from quantpipe.core.stage import Context
 from quantpipe.data.images import read_image
-from quantpipe.detector.checkpoint import Checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_file import save_checkpoint
 from quantpipe.detector.families.yolov6.checkpoint import Description
 from quantpipe.detector.families.yolov6.family import architecture, input_of
 from quantpipe.detector.families.yolov6.network import Detector, build_detector

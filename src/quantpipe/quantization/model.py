@@ -8,14 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from quantpipe.detector.checkpoint import (
-    Checkpoint,
-    as_deployed,
-    load_checkpoint,
-    operation_names,
-    restore_detector,
-    save_checkpoint,
-)
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import as_deployed, operation_names, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization import model_files

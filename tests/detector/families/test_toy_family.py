@@ -22,13 +22,8 @@ from tests.detector.families.toy_family import (
 
 from quantpipe.cli import command
 from quantpipe.data.network_input import as_array
-from quantpipe.detector.checkpoint import (
-    as_deployed,
-    load_checkpoint,
-    operation_names,
-    restore_detector,
-    save_checkpoint,
-)
+from quantpipe.detector.checkpoint_family import as_deployed, operation_names, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families import FAMILIES
 from quantpipe.detector.families.implementation import raw_prediction
 from quantpipe.engines.registry import load_engine

@@ -13,7 +13,8 @@ from tests.engines.fake_tensorrt import FakeTensorRt, put_in_place
 from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint_family import restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.engines.contract import Platform
 from quantpipe.engines.registry import load_engine
 from quantpipe.engines.tensorrt.spec import TensorRtSettings

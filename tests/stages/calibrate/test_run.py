@@ -18,14 +18,9 @@ from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, sample
 from quantpipe.data.images import read_image
-from quantpipe.detector.checkpoint import (
-    Checkpoint,
-    as_deployed,
-    load_checkpoint,
-    operation_names,
-    restore_detector,
-    save_checkpoint,
-)
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import as_deployed, operation_names, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.errors import ArtifactError, ConfigurationError, NumericalError
 from quantpipe.quantization.calibration import collect as calibration
 from quantpipe.quantization.calibration.collect import collect

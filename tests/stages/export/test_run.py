@@ -13,7 +13,8 @@ import torch
 from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint_family import restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.engines.registry import load_engine
 from quantpipe.engines.tensorrt.version import tensorrt_version
 from quantpipe.errors import ArtifactError, ConfigurationError

@@ -12,7 +12,9 @@ from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, operation_names
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import operation_names
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.errors import ArtifactError, ConfigurationError, Interrupted
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor

@@ -12,12 +12,9 @@ from torch import nn
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    restore_detector,
-    save_checkpoint,
-)
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.identity import identity
 from quantpipe.quantization.model import load_model, save_model

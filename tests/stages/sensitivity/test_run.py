@@ -11,7 +11,8 @@ from tests.stages.conftest import Artifacts, Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import Checkpoint, operation_names
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import operation_names
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.identity import identity
 from quantpipe.progress import Silent

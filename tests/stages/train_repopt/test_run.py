@@ -9,7 +9,8 @@ from tests.detector.released.released_package import first_generation, save_rele
 from tests.stages.conftest import Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, released_scales

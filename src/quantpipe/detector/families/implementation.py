@@ -6,15 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from quantpipe.detector.checkpoint import Checkpoint
 from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
-
-if TYPE_CHECKING:
-    from quantpipe.detector.checkpoint import Checkpoint
 
 
 class RawPrediction(NamedTuple):

@@ -9,12 +9,9 @@ from pathlib import Path
 import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.detector.checkpoint import (
-    Checkpoint,
-    as_deployed,
-    load_checkpoint,
-    restore_detector,
-)
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import as_deployed, implementation_of, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.errors import ArtifactError
 from quantpipe.quantization.calibration.bootstrap import (
@@ -132,7 +129,7 @@ def _ranges(
                 progress=progress,
             ),
         )
-    released = checkpoint.implementation.released
+    released = implementation_of(checkpoint).released
     if released is None:
         raise ArtifactError(
             f"calibrated checkpoints of family {checkpoint.family} are not known",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context
-from quantpipe.detector.checkpoint import load_checkpoint
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.engines.contract import EngineLayer, Images, Predictions, float_layers
 from quantpipe.engines.engine_file import network_bytes

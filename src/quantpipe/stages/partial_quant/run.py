@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.detector.checkpoint import operation_names
+from quantpipe.detector.checkpoint_family import implementation_of, operation_names
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import Model, load_model, save_model
 from quantpipe.quantization.plans.ranked import plan_from_boundary
@@ -90,7 +90,7 @@ def _table(config: PartialQuantConfig, inputs: Inputs, model: Model) -> Sensitiv
     operations = operation_names(model.checkpoint)
     if config.table_file is not None:
         table = read_released_text(config.table_file)
-        released = model.checkpoint.implementation.released
+        released = implementation_of(model.checkpoint).released
         if released is not None:
             table = table.renamed(released.operation_namer(operations))
         table.require_operations(operations, path=config.table_file)

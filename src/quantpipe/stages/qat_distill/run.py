@@ -14,7 +14,8 @@ from torch import nn
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.detector.checkpoint import as_deployed, load_checkpoint, restore_detector
+from quantpipe.detector.checkpoint_family import as_deployed, implementation_of, restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.errors import ConfigurationError
 from quantpipe.files import write_json
 from quantpipe.quantization import model_files
@@ -107,7 +108,7 @@ def _fit(
     teacher: Path,
     context: Context,
 ) -> TrainResult:
-    training = model.checkpoint.implementation.training
+    training = implementation_of(model.checkpoint).training
     if training is None:
         raise ConfigurationError(
             f"family {model.checkpoint.family} has no loss to train with",

@@ -6,6 +6,7 @@ import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import implementation_of
 from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import load_model
@@ -73,7 +74,7 @@ def _loss(config: SensitivityConfig, checkpoint: Checkpoint) -> DetectionLoss | 
     """
     if config.method != "loss":
         return None
-    training = checkpoint.implementation.training
+    training = implementation_of(checkpoint).training
     if training is None:
         raise ConfigurationError(
             f"family {checkpoint.family} has no loss",

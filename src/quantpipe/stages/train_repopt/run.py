@@ -11,7 +11,9 @@ from torch import Tensor
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.detector.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import implementation_of
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork, Search, Training
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.detector.released.archive import is_archive
@@ -65,7 +67,7 @@ def _require_model(checkpoint: Checkpoint, config: TrainRepoptConfig, path: Path
             hint="choose a model of that family",
         )
     try:
-        checkpoint.implementation.require_model(checkpoint, model)
+        implementation_of(checkpoint).require_model(checkpoint, model)
     except ArtifactError as error:
         error.path = path
         raise

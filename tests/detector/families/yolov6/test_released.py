@@ -8,7 +8,8 @@ import torch
 from tests.detector.released.released_package import first_generation, save_released
 from torch import Tensor, nn
 
-from quantpipe.detector.checkpoint import load_checkpoint, restore_detector, save_checkpoint
+from quantpipe.detector.checkpoint_family import restore_detector
+from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
 from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
