@@ -252,7 +252,11 @@ def _coco_layouts() -> Iterator[Case]:
         images = dict.fromkeys((f"{folders.get(name, 'images')}/{file}" for file in two), _IMAGE)
         yield _case(37, f"COCO {name}", {**files, **images}, _coco, accepts)
     for name, content, says in (
-        ("of normalized boxes", json.dumps(document(annotations=tiny)), "all 2 boxes lie within"),
+        (
+            "of normalized boxes",
+            json.dumps(document(annotations=tiny)),
+            "2 of 2 boxes lie within",
+        ),
         ("that is one list", json.dumps([document()]), "the top level is no object"),
     ):
         files = {"annotations/instances_train.json": content, "images/a.png": _IMAGE}

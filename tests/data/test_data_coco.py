@@ -180,9 +180,19 @@ def test_an_empty_set_says_why(make_coco: Make, annotations: Any, why: str) -> N
 
 def test_normalized_boxes_are_refused(make_coco: Make, box: Box) -> None:
     boxes = [box(1, 7, 5, [0.1, 0.2, 0.3, 0.4]), box(2, 3, 90, [0, 0, 1, 1])]
-    with pytest.raises(DataError, match=r"all 2 boxes lie within one pixel, the first is annotat"):
+    with pytest.raises(DataError, match=r"2 of 2 boxes lie within the first pixel, the first is a"):
         read(make_coco(annotations=boxes))
-    boxes[1]["bbox"] = [0, 0, 20, 20]  # a tiny object beside others is one
+
+
+def test_a_few_boxes_within_the_first_pixel_are_told(make_coco: Make, box: Box) -> None:
+    boxes = [box(1, 7, 5, [0.1, 0.2, 0.3, 0.4]), box(2, 3, 90, [0, 0, 20, 20])]
+    paths = make_coco(annotations=boxes)
+    dataset = read(paths)
+    assert dataset.counts["boxes"] == 2
+    assert dataset.counts["boxes_in_first_pixel"] == 1
+    with pytest.raises(DataError, match="1 of 2 boxes lie within the first pixel"):
+        read(paths, strict=True)
+    boxes[0]["bbox"] = [30.1, 20.2, 0.3, 0.4]  # a small object elsewhere is one
     assert read(make_coco(annotations=boxes), strict=True).counts["boxes"] == 2
 
 

@@ -16,6 +16,8 @@ from quantpipe.data.outlines import outline_box
 from quantpipe.data.written import Integers, integers, numbers
 from quantpipe.errors import DataError
 
+_FIRST_PIXEL = 1.02  # normalized boxes pass 1 by what annotations are rounded to
+
 
 class Columns(NamedTuple):
     """The n annotations of known images.
@@ -41,7 +43,7 @@ def read_columns(document: Document, path: Path, findings: Findings) -> Columns:
     """Returns the annotations whose image the document lists.
 
     Raises:
-        DataError: A category is not known; the boxes of all are below one pixel; in strict mode,
+        DataError: A category is not known; most boxes lie within the first pixel; in strict mode,
             a record that is not what the format says.
     """
     names = _Names(document.annotations)
@@ -68,7 +70,7 @@ def read_columns(document: Document, path: Path, findings: Findings) -> Columns:
 
     crowd, areas = _fields(entries, where, findings)
     boxes = _boxes(entries, where, findings)
-    _refuse_normalized(boxes, where, path)
+    _look_for_normalized(boxes, where, path, findings)
     return Columns(owners[known], labels[known], boxes, areas, crowd, where)
 
 
@@ -191,14 +193,22 @@ def _stated_boxes(
     return boxes
 
 
-def _refuse_normalized(boxes: NDArray[np.float64], where: Callable[[int], str], path: Path) -> None:
-    finite = np.flatnonzero(np.isfinite(boxes).all(axis=1))
-    if not len(finite) or np.abs(boxes[finite]).max() > 1:
+def _look_for_normalized(
+    boxes: NDArray[np.float64], where: Callable[[int], str], path: Path, findings: Findings
+) -> None:
+    """Refuses a set most of whose boxes lie within the first pixel, and counts a few that do."""
+    with np.errstate(invalid="ignore"):
+        inside = (np.abs(boxes) <= _FIRST_PIXEL).all(axis=1)
+    tiny = np.flatnonzero(inside)
+    if not len(tiny):
         return
-    first = ", ".join(f"{value:g}" for value in boxes[finite[0]])
-    raise DataError(
-        f"all {len(finite)} boxes lie within one pixel, the first is {where(int(finite[0]))} "
-        f"({first}): they seem to be normalized",
-        path=path,
-        hint="COCO boxes are x, y, width, height in pixels: multiply by the size of the image",
+    num_boxes = int(np.isfinite(boxes).all(axis=1).sum())
+    first = ", ".join(f"{value:g}" for value in boxes[tiny[0]])
+    line = (
+        f"{len(tiny)} of {num_boxes} boxes lie within the first pixel, the first is "
+        f"{where(int(tiny[0]))} ({first}): are they normalized?"
     )
+    if 2 * len(tiny) > num_boxes:
+        hint = "COCO boxes are x, y, width, height in pixels: multiply by the size of the image"
+        raise DataError(line, path=path, hint=hint)
+    findings.mend("boxes_in_first_pixel", line, len(tiny))
