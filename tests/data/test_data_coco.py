@@ -394,6 +394,19 @@ def test_crowds_are_kept_apart(make_coco: Make, box: Box) -> None:
     assert [(a["category_id"], a["iscrowd"]) for a in made] == [(5, 0), (90, 1)]
 
 
+@pytest.mark.parametrize(
+    ("written", "crowd", "mended"),
+    [(True, True, 0), (False, False, 0), ("1", True, 1), (1.0, True, 1), (2, False, 1)],
+)
+def test_a_crowd_is_one_however_that_is_written(
+    make_coco: Make, box: Box, written: Any, crowd: bool, mended: int
+) -> None:
+    annotations = [box(1, 7, 5, [1, 2, 3, 4]), box(2, 7, 90, [5, 5, 20, 20], iscrowd=written)]
+    dataset = read(make_coco(annotations=annotations))
+    assert len(dataset.images[0].crowd_boxes) == crowd
+    assert dataset.counts["mended_fields"] == mended
+
+
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not beside the checkout")
 def test_bccd_reads_as_pycocotools_reads_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

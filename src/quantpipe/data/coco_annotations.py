@@ -137,7 +137,10 @@ def _tell_strangers(
 def _fields(
     entries: Sequence[dict[str, Any]], where: Callable[[int], str], findings: Findings
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    crowd = integers([entry.get("iscrowd") for entry in entries])
+    written = [entry.get("iscrowd") for entry in entries]
+    if bool in set(map(type, written)):
+        written = [int(value) if isinstance(value, bool) else value for value in written]
+    crowd = integers(written)
     areas, plain = numbers([entry.get("area") for entry in entries])
     with np.errstate(invalid="ignore"):
         stated = (areas >= 0) & np.isfinite(areas)
