@@ -20,7 +20,8 @@ def outline_box(segmentation: object) -> Box:
     """Returns the x, y, width, height around a COCO ``segmentation``; NaN where it is none.
 
     Args:
-        segmentation: A list of polygons ``[x1, y1, x2, y2, ...]``, or a mask of ``size`` (height,
+        segmentation: A list of polygons ``[x1, y1, x2, y2, ...]``, or one such polygon, or
+            polygons of points ``[x, y]``, as some tools write them; or a mask of ``size`` (height,
             width) and ``counts``, a list or COCO's compressed text.
     """
     if isinstance(segmentation, list):
@@ -31,6 +32,10 @@ def outline_box(segmentation: object) -> Box:
 
 
 def _around(polygons: Sequence[Any]) -> Box:
+    if not any(isinstance(polygon, list) for polygon in polygons):
+        polygons = [polygons]
+    elif all(isinstance(polygon, list) and _of_lists(polygon) for polygon in polygons):
+        polygons = list(chain.from_iterable(polygons))
     if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons):
         return _NO_BOX
     numbers = list(chain.from_iterable(polygons))
@@ -42,6 +47,10 @@ def _around(polygons: Sequence[Any]) -> Box:
         return _NO_BOX
     (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return x1, y1, x2 - x1, y2 - y1
+
+
+def _of_lists(polygon: Sequence[Any]) -> bool:
+    return bool(polygon) and all(isinstance(point, list) for point in polygon)
 
 
 def _around_mask(size: Any, counts: Any) -> Box:

@@ -95,10 +95,13 @@ def class_names(
         names = _names_in(root, names)
     if isinstance(names, dict):
         names = _in_order(names, root)
-    texts = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    if not texts or not names:
+    if not isinstance(names, list) or not names:
         hint = "give 'names' in data.yaml, a classes.txt, or class names"
         raise DataError("no class names", path=root, hint=hint)
+    for label, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            cause = f"data.yaml: the name of class {label} is {str(name)[:60]!r}, no text"
+            raise DataError(cause, path=root)
     count = stated(description, "nc")
     if given is None and count is not None and _number(count) != len(names):
         raise DataError(f"data.yaml: nc is {count} but {len(names)} names are given", path=root)
