@@ -51,7 +51,7 @@ class Findings:
             DataError: In strict mode.
         """
         if self._strict:
-            raise DataError(line, path=self._source, hint="mend the file or read with strict=false")
+            raise DataError(line, path=self._source, hint="mend the file or read with data.strict=false")
         self.tell(kind, line, count)
 
     def tell(self, kind: str, line: str, count: int = 1) -> None:
@@ -153,7 +153,7 @@ def too_many_bad(bad: Sequence[str], allowed: int, source: Path, *, others: int 
     return DataError(
         f"{len(bad) + others} bad images, {allowed} allowed: {', '.join(bad[:_SHOWN])}{more}",
         path=source,
-        hint="replace or remove them, or raise max_bad_images",
+        hint="replace or remove them, or raise data.max_bad_images",
     )
 
 

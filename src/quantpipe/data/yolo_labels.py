@@ -99,7 +99,7 @@ class LabelLines:
         line = f"{len(missing)} label files missing: {', '.join(missing[:_NAMED])}{rest}"
         if not self._allow_missing:
             raise self._findings.refusal(
-                line, "add them (empty for no objects) or set allow_unlabelled=true"
+                line, "add them (empty for no objects) or set data.allow_unlabelled=true"
             )
         self._findings.tell("unlabelled_images", line, len(missing))
 
