@@ -51,7 +51,9 @@ class Findings:
             DataError: In strict mode.
         """
         if self._strict:
-            raise DataError(line, path=self._source, hint="mend the file or read with data.strict=false")
+            raise DataError(
+                line, path=self._source, hint="mend the file or read with data.strict=false"
+            )
         self.tell(kind, line, count)
 
     def tell(self, kind: str, line: str, count: int = 1) -> None:
