@@ -128,10 +128,9 @@ TOY = EngineSpec(
     hardware=lambda: "a table",
     backend=ToyBackend,
     placement=Placement(
-        formats=(INT8,),
+        activations={INT8: (INT8,)},
         folded_weights=True,
         quantized_concat_inputs=False,
-        unsigned_activations=False,
     ),
     opsets=lambda: Opsets(best=18, newest=19, reader="Toy 1"),
     half_in_graph=lambda calibration_cache: not calibration_cache,

@@ -72,7 +72,7 @@ def ranges(
 @pytest.fixture(scope="module")
 def plan() -> PrecisionPlan:
     operations = {name: "float" if name == STEM else "int8" for name in operation_names(TINY)}
-    return PrecisionPlan(operations=operations, reason="test")  # type: ignore[arg-type]
+    return PrecisionPlan(operations=operations, reason="test")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

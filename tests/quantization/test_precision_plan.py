@@ -132,7 +132,7 @@ def test_another_models_plan_names_a_difference() -> None:
 
 def test_an_operation_that_the_network_does_not_have_comes_with_the_nearest(tmp_path: Path) -> None:
     operations = dict.fromkeys([*NAMES[:-1], "detect.stem.1"], "int8")
-    plan = PrecisionPlan(operations=operations, reason="")  # type: ignore[arg-type]
+    plan = PrecisionPlan(operations=operations, reason="")
     with pytest.raises(ArtifactError) as caught:
         plan.require_operations(NAMES, path=tmp_path / "plan.json")
     assert str(caught.value) == (

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.errors import ConfigurationError
+from quantpipe.quantization.number_format import FloatPrecision, Precision, is_quantized
 from quantpipe.schema import Between
 
-Precision = Literal["fp32", "half", "int8"]
-FloatPrecision = Literal["fp32", "half"]
 Mode = Literal["latency", "throughput"]
 Images = NDArray[np.float32]
 Predictions = NDArray[np.float32]
@@ -47,7 +46,7 @@ class LibrarySettings:
     Attributes:
         name: Of the engine; a library narrows it to the names that it serves.
         batch_sizes: That it is optimized for, ascending; others are split and padded.
-        float_precision: What an ``int8`` engine runs its remaining float operations in.
+        float_precision: What a quantized engine runs its remaining float operations in.
         mode: ``latency`` computes one batch at a time as fast as it can; ``throughput`` several at
             once, each more slowly.
     """
@@ -73,7 +72,7 @@ class BuildSettings(Generic[S]):
 
     Attributes:
         engine: What its library is told.
-        precision: ``int8`` means that the graph carries Q/DQ, or that ranges come beside it;
+        precision: A number format means that the graph carries Q/DQ, or that ranges come beside it;
             ``half`` is FP16 on GPUs and bf16 on processors.
         image_size: Of its input.
     """
@@ -85,7 +84,9 @@ class BuildSettings(Generic[S]):
     @property
     def float_precision(self) -> FloatPrecision:
         """What the float operations run in."""
-        return self.engine.float_precision if self.precision == "int8" else self.precision
+        if is_quantized(self.precision):
+            return self.engine.float_precision
+        return cast("FloatPrecision", self.precision)
 
 
 def _unheard(line: str) -> None:
@@ -134,7 +135,7 @@ class LayerTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """A layer of an INT8 engine that could run in INT8 and does not, and why."""
+    """A layer of a quantized engine that could run in integers and does not, and why."""
 
     layer: str
     reason: str
@@ -191,5 +192,7 @@ class Backend(Protocol):
 
 
 def float_layers(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
-    """Returns the layers that could have run in INT8 and do not."""
-    return tuple(layer for layer in layers if layer.quantizable and layer.precision != "int8")
+    """Returns the layers that could have been quantized and run in float."""
+    return tuple(
+        layer for layer in layers if layer.quantizable and not is_quantized(layer.precision)
+    )

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic
 
-from quantpipe.engines.contract import BuildSettings, ImageSize, Platform, Precision, S
+from quantpipe.engines.contract import BuildSettings, ImageSize, Platform, S
 from quantpipe.engines.engine_spec import EngineSpec
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
 from quantpipe.files import canonical_json, sha256_bytes, write_atomic
 from quantpipe.given_files import read_bytes
+from quantpipe.quantization.number_format import Precision
 from quantpipe.schema import Between, convert
 
 _MAGIC = b"QPENGINE"

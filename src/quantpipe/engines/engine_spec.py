@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from quantpipe.engines.contract import Backend, LibrarySettings, Mode, Precision
+from quantpipe.engines.contract import Backend, LibrarySettings, Mode
+from quantpipe.quantization.number_format import Precision
 from quantpipe.quantization.placement import Placement
 
 OPSET = 20

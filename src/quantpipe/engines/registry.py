@@ -19,7 +19,6 @@ from quantpipe.engines.contract import (
     Engine,
     Mode,
     Platform,
-    Precision,
 )
 from quantpipe.engines.engine_spec import EngineSpec
 from quantpipe.engines.onnxruntime import spec as onnxruntime
@@ -125,7 +124,7 @@ def read_header(path: Path) -> engine_file.EngineHeader[Any]:
     return engine_file.read_header(path, ENGINES)
 
 
-def require_precision(name: str, precision: Precision) -> None:
+def require_precision(name: str, precision: str) -> None:
     """Refuses a precision that an engine has no kernels for.
 
     Raises:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.graph.operations import CONVOLUTIONS, operation_nodes, require_operations
-from quantpipe.quantization.number_format import SHIFTED_INT8, UINT8, NumberFormat
+from quantpipe.quantization.number_format import NumberFormat
 from quantpipe.quantization.placement import Placement
 from quantpipe.quantization.precision_plan import PrecisionPlan
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale
@@ -36,9 +36,9 @@ def insert_qdq(
     """Returns a copy of a float graph in which the planned operations are quantized.
 
     Symmetric. A weight is cut to its range first, so that its codes stay within -127..127 in INT8,
-    as in fake quantization. For processors a tensor that cannot be negative becomes uint8 over the
-    same range, 0..amax: twice as fine as what fake quantization simulates, never coarser. Biases
-    of quantized operations are corrected as the cache says.
+    as in fake quantization. Where the engine stores activations in uint8, a tensor that cannot be
+    negative takes it over the same range, 0..amax: twice as fine as what fake quantization
+    simulates, never coarser. Biases of quantized operations are corrected as the cache says.
 
     Args:
         model: What :func:`quantpipe.export.onnx_graph.export_float` wrote.
@@ -79,11 +79,9 @@ def _scale(scales: ScaleCache, name: str, placement: Placement) -> TensorScale:
     if name not in scales.scales:
         raise ArtifactError(f"the scale cache has no range for '{name}'", hint="calibrate again")
     scale = scales.scales[name]
-    taken = [number_format.name for number_format in placement.formats]
-    if scale.number_format.name not in taken:
-        raise ArtifactError(
-            f"'{name}' is {scale.number_format.name}, the engine takes {', '.join(taken)}"
-        )
+    if scale.number_format not in placement.activations:
+        taken = ", ".join(number_format.name for number_format in placement.activations)
+        raise ArtifactError(f"'{name}' is {scale.number_format.name}, the engine takes {taken}")
     return scale
 
 
@@ -140,9 +138,9 @@ class _QuantizedTensors:
         return dequantize.outputs[0]
 
     def _codes(self, value: ir.Value, number_format: NumberFormat) -> NumberFormat:
-        if not self.placement.unsigned_activations:
-            return number_format
-        return UINT8 if _cannot_be_negative(value, self.signed_input) else SHIFTED_INT8
+        needs_sign = not _cannot_be_negative(value, self.signed_input)
+        formats = self.placement.activations[number_format]
+        return next(codes for codes in formats if codes.signed or not needs_sign)
 
 
 def _cannot_be_negative(value: ir.Value, signed_input: bool) -> bool:

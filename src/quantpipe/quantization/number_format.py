@@ -1,4 +1,4 @@
-"""Number formats: what a quantized value is stored as, and how it gets there.
+"""Number formats: what a quantized value is stored as, and what networks run in.
 
 Whatever depends on the format takes it as a value: calibration, fake quantization, the rounding of
 weights, the scale cache, and the Q/DQ pairs of a graph. What an engine can take is its placement's
@@ -27,7 +27,6 @@ class NumberFormat:
         max_level: The code of amax, less the zero point. Ranges are symmetric: that of -amax, where
             the format is signed, is -max_level, one more than the least that two's complement has.
         zero_point: The code of zero.
-        rounding: To the nearest code, of two to the even one, as engines do.
         onnx_type: The element type in ONNX, a name of ``onnx.TensorProto``.
     """
 
@@ -37,7 +36,6 @@ class NumberFormat:
     signed: bool
     max_level: int
     zero_point: int
-    rounding: Literal["half_even"]
     onnx_type: str
 
     @property
@@ -56,7 +54,6 @@ INT8 = NumberFormat(
     signed=True,
     max_level=127,
     zero_point=0,
-    rounding="half_even",
     onnx_type="INT8",
 )
 
@@ -68,7 +65,6 @@ UINT8 = NumberFormat(
     signed=False,
     max_level=255,
     zero_point=0,
-    rounding="half_even",
     onnx_type="UINT8",
 )
 
@@ -80,9 +76,24 @@ SHIFTED_INT8 = NumberFormat(
     signed=True,
     max_level=127,
     zero_point=128,
-    rounding="half_even",
     onnx_type="UINT8",
 )
 
-# Those that ranges are calibrated for.
-NUMBER_FORMATS: Mapping[str, NumberFormat] = {INT8.name: INT8}
+Precision = Literal["fp32", "half", "int8"]
+FloatPrecision = Literal["fp32", "half"]
+
+PRECISIONS: Mapping[Precision, NumberFormat | None] = {"fp32": None, "half": None, "int8": INT8}
+"""What a network may run in: the format of its ranges, or None where it runs in float."""
+
+NUMBER_FORMATS: Mapping[str, NumberFormat] = {
+    name: number_format for name, number_format in PRECISIONS.items() if number_format is not None
+}
+"""Those that ranges are calibrated for."""
+
+CALIBRATED = INT8
+"""The one that calibration takes, and that plans call what is quantized."""
+
+
+def is_quantized(precision: str) -> bool:
+    """Whether a network or a layer of this precision runs in a number format, not in float."""
+    return precision in NUMBER_FORMATS

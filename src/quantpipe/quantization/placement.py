@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantpipe.quantization.number_format import NumberFormat
@@ -15,13 +16,12 @@ class Placement:
     so do the weights of the convolutions; a tensor with several consumers carries one pair.
 
     Attributes:
-        formats: Those that its kernels take.
+        activations: The formats of ranges that its kernels take; for each those that activations
+            are stored in, of which a tensor gets the first that can hold it.
         folded_weights: Keep weights as int8 behind a DequantizeLinear, not float32 behind a pair.
         quantized_concat_inputs: Also put the pair of a concat's output on each of its inputs.
-        unsigned_activations: Use uint8: zero point 0 where a tensor cannot be negative, else 128.
     """
 
-    formats: tuple[NumberFormat, ...]
+    activations: Mapping[NumberFormat, tuple[NumberFormat, ...]]
     folded_weights: bool
     quantized_concat_inputs: bool
-    unsigned_activations: bool

@@ -1,4 +1,4 @@
-"""The precision plan: which operations run in INT8 and which stay in float, why, and what it costs.
+"""The precision plan: which operations are quantized and which stay in float, why, and its cost.
 
 Version 2 holds the reason of every operation, what was predicted and measured, and every plan that
 was measured on the way.
@@ -6,18 +6,19 @@ was measured on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from quantpipe.documents import read_as, write_document
 from quantpipe.errors import ArtifactError, nearest
+from quantpipe.quantization.number_format import NUMBER_FORMATS, NumberFormat, is_quantized
 
 FORMAT = "quantpipe-plan"
 VERSION = 2
 
-Precision = Literal["int8", "float"]
+FLOAT = "float"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class PrecisionPlan:
     """The precision of every operation of a network.
 
     Attributes:
-        operations: Precision by operation name.
+        operations: By name what each runs in: a number format by its name, or ``float``.
         reason: How the plan was made, in words.
         why: What spoke for it, by operation; empty where nothing was ranked.
         predicted_drop: Of mAP 50:95 against float, by the additive model; None without one.
@@ -95,7 +96,7 @@ class PrecisionPlan:
         curve: Every plan that was measured, from few to many operations in float.
     """
 
-    operations: Mapping[str, Precision]
+    operations: Mapping[str, str]
     reason: str
     why: Mapping[str, OperationReason] = field(default_factory=dict)
     predicted_drop: float | None = None
@@ -105,18 +106,19 @@ class PrecisionPlan:
 
     def __post_init__(self) -> None:
         for name, precision in self.operations.items():
-            if precision not in get_args(Precision):
-                raise ArtifactError(f"precision of '{name}' is {precision!r}, not int8 or float")
+            if precision != FLOAT and not is_quantized(precision):
+                known = " or ".join((*NUMBER_FORMATS, FLOAT))
+                raise ArtifactError(f"precision of '{name}' is {precision!r}, not {known}")
 
     @property
     def quantized(self) -> tuple[str, ...]:
-        """The operations that run in INT8."""
-        return tuple(name for name, precision in self.operations.items() if precision == "int8")
+        """The operations that run in a number format."""
+        return tuple(name for name, precision in self.operations.items() if precision != FLOAT)
 
     @property
     def float_operations(self) -> tuple[str, ...]:
         """The operations that stay in float."""
-        return tuple(name for name, precision in self.operations.items() if precision == "float")
+        return tuple(name for name, precision in self.operations.items() if precision == FLOAT)
 
     def require_operations(self, names: Sequence[str], *, path: Path | None = None) -> None:
         """Refuses a network with other operations.
@@ -145,6 +147,13 @@ class PrecisionPlan:
             ],
             "curve": [asdict(point) for point in self.curve],
         }
+
+
+def planned_precisions(
+    names: Iterable[str], float_operations: Collection[str], number_format: NumberFormat
+) -> dict[str, str]:
+    """What each of some operations runs in, of which some stay in float."""
+    return {name: FLOAT if name in float_operations else number_format.name for name in names}
 
 
 def save_plan(path: Path, plan: PrecisionPlan) -> None:

@@ -106,6 +106,11 @@ class ScaleCache:
                 hint="calibrate these weights, or use the checkpoint that the scales came from",
             )
 
+    @property
+    def number_format(self) -> NumberFormat:
+        """That of the ranges, which are all of one calibration."""
+        return next(iter(self.scales.values())).number_format
+
     def operations(self) -> tuple[str, ...]:
         """Returns the operations that have an input range, in the order of the cache."""
         return tuple(s.operation for s in self.scales.values() if s.kind == "activation")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.point_labels import place_labels
 from quantpipe.report.summary import Summary
 from quantpipe.report.variant import Variant
@@ -25,7 +26,7 @@ _INK, _FAINT, _PAPER = "#1b2430", "#d9dfe6", "#fefefd"
 _VARIABLES = {_INK: "--ink", _FAINT: "--line", _PAPER: "--paper"}
 _INTEGER, _FLOAT, _HALF = "#2f7dd1", "#e0802b", "#8a7bd8"
 _SPLIT = "#d64550"
-_MARKERS = {"int8": ("o", _INTEGER), "half": ("s", _HALF), "float": ("D", _FLOAT)}
+_MARKERS = {"quantized": ("o", _INTEGER), "half": ("s", _HALF), "float": ("D", _FLOAT)}
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -167,7 +168,7 @@ def accuracy_latency_chart(summary: Summary, batch: str = "b1") -> str | None:
                 color=color,
                 markersize=9,
                 markeredgecolor=_PAPER,
-                label=None if kind in seen else {"int8": "INT8"}.get(kind, kind),
+                label=None if kind in seen else _label(kind, variant),
             )
             seen.add(kind)
         _pad_limits(axes, [x for x, *_ in points], [y for _, y, _ in points])
@@ -271,7 +272,11 @@ def _legend(axes: Axes, ncols: int) -> None:
 def _kind(variant: Variant) -> str:
     if variant.name == "half":
         return "half"
-    return "int8" if variant.precision == "int8" else "float"
+    return "quantized" if is_quantized(variant.precision) else "float"
+
+
+def _label(kind: str, variant: Variant) -> str:
+    return variant.precision.upper() if kind == "quantized" else kind
 
 
 def _point_name(variant: Variant, with_engine: bool) -> str:

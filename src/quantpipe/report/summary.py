@@ -10,6 +10,7 @@ from pathlib import Path
 from quantpipe.documents import record
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.variant import Variant, batch_size
 
 BASELINE = "fp32"
@@ -123,7 +124,7 @@ def slower_than_half(summary: Summary) -> list[str]:
     for variant in summary.variants:
         rates = {batch: speed_up(summary, variant, batch) for batch in variant.fps}
         slow = [f"{rate:.2f}x at {batch}" for batch, rate in rates.items() if rate and rate <= 1]
-        if variant.precision == "int8" and slow:
+        if is_quantized(variant.precision) and slow:
             where = " and ".join(slow)
             lines.append(f"{variant.name} is not faster than half: {where}; {_cause(variant)}")
     return lines

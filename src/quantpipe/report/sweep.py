@@ -11,6 +11,7 @@ from rich.table import Table
 
 from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.number_text import milliseconds, percent, rate
 from quantpipe.report.summary import load_summary
 from quantpipe.report.variant import Variant
@@ -93,7 +94,7 @@ def _best(sweep: Sweep) -> Variant | None:
         (variant.map, variant)
         for row in sweep.jobs
         for variant in row.variants
-        if variant.map is not None and variant.precision == "int8"
+        if variant.map is not None and is_quantized(variant.precision)
     ]
     return max(rivals, key=lambda rival: rival[0])[1] if rivals else None
 

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from quantpipe.engines.contract import LibrarySettings, Platform, Precision
+from quantpipe.engines.contract import LibrarySettings, Platform
 from quantpipe.engines.registry import (
     ENGINES,
     availability,
@@ -29,7 +29,7 @@ else:
 Opset = Literal["auto"] | Annotated[int, Between(17, 23)]
 
 
-def check_engine(engine: EngineSettings, precision: Precision) -> None:
+def check_engine(engine: EngineSettings, precision: str) -> None:
     """Raises MachineError or ConfigurationError where the engine cannot be built here."""
     reason = availability(engine.name, building=True)
     if reason is not None:

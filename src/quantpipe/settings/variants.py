@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantpipe.engines.contract import Precision
+from quantpipe.quantization.number_format import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,6 @@ def test_another_format_is_another_value() -> None:
         signed=True,
         max_level=448,
         zero_point=0,
-        rounding="half_even",
         onnx_type="FLOAT8E4M3FN",
     )
     scale = np.float32(2.0) / np.float32(448)

@@ -269,7 +269,7 @@ def test_a_plan_of_another_model_is_refused(
 ) -> None:
     path = tmp_path / "other.json"
     operations = dict.fromkeys([f"{names[0]}v", *names[1:]], "int8")
-    save_plan(path, PrecisionPlan(operations=operations, reason=""))  # type: ignore[arg-type]
+    save_plan(path, PrecisionPlan(operations=operations, reason=""))
     with pytest.raises(ArtifactError, match=rf"'{names[0]}v' that .*; did you mean '{names[0]}'"):
         bench.run(replace(configured("partial_quant"), plan_file=path), ranked)
 

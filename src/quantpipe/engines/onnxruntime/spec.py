@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from quantpipe.engines import hardware
 from quantpipe.engines.contract import Backend, LibrarySettings
 from quantpipe.engines.engine_spec import EngineSpec, QuantizedNode, imported
-from quantpipe.quantization.number_format import INT8
+from quantpipe.quantization.number_format import INT8, SHIFTED_INT8, UINT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 
@@ -53,14 +53,12 @@ GpuSettings = CudaSettings | TensorRtProviderSettings
 # Processors multiply unsigned activations by signed weights. A convolution is fused only if its
 # output is quantized, and a ReLU into it only if the zero point is the smallest value of the type.
 _PROCESSOR = Placement(
-    formats=(INT8,), folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True
+    activations={INT8: (UINT8, SHIFTED_INT8)}, folded_weights=True, quantized_concat_inputs=True
 )
 
 # The TensorRT below takes zero point 0 only. With CUDA alone all is float: Q/DQ would be computed
 # as it is written.
-_GPU = Placement(
-    formats=(INT8,), folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
-)
+_GPU = Placement(activations={INT8: (INT8,)}, folded_weights=False, quantized_concat_inputs=False)
 
 
 def _without_kernel(node: QuantizedNode) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from quantpipe.engines import hardware
 from quantpipe.engines.contract import LibrarySettings
 from quantpipe.engines.engine_spec import EngineSpec, imported
-from quantpipe.quantization.number_format import INT8
+from quantpipe.quantization.number_format import INT8, SHIFTED_INT8, UINT8
 from quantpipe.quantization.placement import Placement
 from quantpipe.schema import Between
 
@@ -31,7 +31,7 @@ class OpenVinoSettings(LibrarySettings):
 # activations but computes a convolution that reads a concat wrongly with them (by 20 times the
 # error of quantization), and is faster with unsigned ones.
 _PLACEMENT = Placement(
-    formats=(INT8,), folded_weights=True, quantized_concat_inputs=True, unsigned_activations=True
+    activations={INT8: (UINT8, SHIFTED_INT8)}, folded_weights=True, quantized_concat_inputs=True
 )
 
 SPEC = EngineSpec(

@@ -31,7 +31,7 @@ class TensorRtSettings(LibrarySettings):
 
 # Zero point 0 is the only one it takes, and its version 8 wants float32 weights.
 _PLACEMENT = Placement(
-    formats=(INT8,), folded_weights=False, quantized_concat_inputs=False, unsigned_activations=False
+    activations={INT8: (INT8,)}, folded_weights=False, quantized_concat_inputs=False
 )
 
 

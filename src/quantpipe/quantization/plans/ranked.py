@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from quantpipe.errors import ConfigurationError
-from quantpipe.quantization.precision_plan import OperationReason, PrecisionPlan
+from quantpipe.quantization.number_format import CALIBRATED
+from quantpipe.quantization.precision_plan import OperationReason, PrecisionPlan, planned_precisions
 from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 
@@ -32,9 +33,9 @@ def ranked_plan(
 ) -> PrecisionPlan:
     """A plan whose operations stand in the order of the table, each with its rank and score."""
     return PrecisionPlan(
-        operations={
-            row.name: "float" if row.name in float_operations else "int8" for row in table.rows
-        },
+        operations=planned_precisions(
+            (row.name for row in table.rows), float_operations, CALIBRATED
+        ),
         reason=reason,
         why={
             row.name: OperationReason(rank=rank, score=row.score)

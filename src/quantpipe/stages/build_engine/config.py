@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpipe.engines.contract import Precision
+from quantpipe.quantization.number_format import Precision
 from quantpipe.settings.engine import EngineSettings, check_engine, engine_platform
 
 

@@ -23,7 +23,7 @@ from quantpipe.quantization.calibration.bootstrap import (
 from quantpipe.quantization.calibration.pytorch_quantization import pytorch_quantization_amax
 from quantpipe.quantization.calibration.weights import weight_scales
 from quantpipe.quantization.model import require_classes, save_model, with_weights
-from quantpipe.quantization.number_format import INT8
+from quantpipe.quantization.number_format import CALIBRATED
 from quantpipe.quantization.operations import Operation, find_operations
 from quantpipe.quantization.scale_cache import ScaleCache, TensorScale, build_scale_cache
 from quantpipe.quantization.shared_ranges import concat_groups, unify
@@ -37,8 +37,6 @@ from quantpipe.stages.calibrate.statistics import (
     collect_statistics,
     range_solver,
 )
-
-NUMBER_FORMAT = INT8
 
 
 def run(config: CalibrateConfig, inputs: Inputs, outputs: Outputs, context: Context) -> Metrics:
@@ -101,7 +99,7 @@ def _scales(
         weights_digest=checkpoint.weights_digest,
         data_digest=images.dataset.subset(images.chosen).fingerprint(),
         preprocessing=checkpoint.input.as_scalars(),
-        number_format=NUMBER_FORMAT,
+        number_format=CALIBRATED,
     )
 
 
@@ -125,7 +123,7 @@ def _ranges(
                 network,
                 operations,
                 config.weight_method,
-                number_format=NUMBER_FORMAT,
+                number_format=CALIBRATED,
                 progress=progress,
             ),
         )
@@ -162,7 +160,7 @@ def _activation_ranges(
             operations,
             images.batches(context.device),
             method=method,
-            number_format=NUMBER_FORMAT,
+            number_format=CALIBRATED,
             percentile=config.percentile,
             image_names=images.names,
             progress=context.progress,
@@ -200,7 +198,7 @@ def _solver(
         images,
         statistics,
         method=method_of(config),
-        number_format=NUMBER_FORMAT,
+        number_format=CALIBRATED,
         percentile=config.percentile,
         context=context,
     )

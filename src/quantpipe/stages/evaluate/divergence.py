@@ -21,6 +21,7 @@ from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.graph.bisection import first_diverged, graph_until
 from quantpipe.graph.operations import operation_producers
 from quantpipe.quantization.model import Model
+from quantpipe.quantization.number_format import is_quantized
 
 # Of the mean of what an operation computes: what rounding may do to it, by the engine's arithmetic.
 _FLOOR = {"fp32": 1e-3, "half": 0.03}
@@ -53,7 +54,7 @@ def diverged_operation(
         QuantpipeError: The graph is not that of the network, or a part of it cannot be built.
     """
     model = read_graph(graph)
-    if settings.precision == "int8" and not any(
+    if is_quantized(settings.precision) and not any(
         node.op_type == "QuantizeLinear" for node in model.graph.node
     ):
         raise ArtifactError("holds no ranges: they came from a calibration cache", path=graph)

@@ -22,6 +22,7 @@ from quantpipe.evaluation.dataset import measure
 from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
 from quantpipe.quantization.model import Model, deployed, load_model
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.pictures import detection_picture
 from quantpipe.report.variant import Parity, Variant
 from quantpipe.settings.data import open_split
@@ -117,7 +118,7 @@ def _parity(
     """The engine beside the network it came from; None where a network itself was measured."""
     if variant.built_from is None:
         return None
-    quantized = variant.precision == "int8"
+    quantized = is_quantized(variant.precision)
     model = deployed(load_model(variant.built_from.model, context.device, quantized=quantized))
     measured = measure_parity(
         variant,
@@ -164,8 +165,8 @@ def _diverged_at(
 
 
 def _fallbacks(variant: OpenVariant) -> tuple[Fallback, ...]:
-    """The float layers of an INT8 engine, and why."""
-    if variant.built_from is None or variant.precision != "int8":
+    """The float layers of a quantized engine, and why."""
+    if variant.built_from is None or not is_quantized(variant.precision):
         return ()
     graph = read_graph(variant.built_from.graph)
     return tuple(fallbacks(variant.engine, variant.layers, graph))

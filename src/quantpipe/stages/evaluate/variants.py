@@ -17,6 +17,7 @@ from quantpipe.engines.registry import load_engine, read_header
 from quantpipe.evaluation.accuracy import Predictor
 from quantpipe.evaluation.network import predictor
 from quantpipe.quantization.model import load_model
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.stages.artifacts import ENGINE, MODEL
 
 
@@ -99,7 +100,7 @@ def _open_engine(
         mib=network_bytes(artifact.path) / 2**20,
         detects=header.num_classes is not None,
         layers=layers,
-        num_float_layers=len(float_layers(layers)) if settings.precision == "int8" else None,
+        num_float_layers=len(float_layers(layers)) if is_quantized(settings.precision) else None,
         run_all=engine.run_all if settings.engine.mode == "throughput" else None,
         built_from=built_from,
     )
@@ -120,7 +121,7 @@ def _open_model(
     return OpenVariant(
         name=name,
         predict=predictor(model.quantized, context.device),
-        precision="fp32" if model.scales is None else "int8",
+        precision="fp32" if model.scales is None else model.scales.number_format.name,
         float_precision="fp32",
         engine="torch",
         specification=model.checkpoint.input,

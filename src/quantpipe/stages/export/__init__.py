@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantpipe.core.stage import Output, PerVariant, Stage, imported, takes
+from quantpipe.quantization.number_format import is_quantized
 from quantpipe.stages.artifacts import GRAPH, MODEL
 from quantpipe.stages.export.config import ExportConfig, check, content
 
@@ -18,6 +19,6 @@ STAGE = Stage(
     per_variant=PerVariant(
         input="model",
         output="graph",
-        settings=lambda row: {"quantized": row["precision"] == "int8"},
+        settings=lambda row: {"quantized": is_quantized(row["precision"])},
     ),
 )

@@ -11,6 +11,7 @@ from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
 from quantpipe.given_files import require_file
 from quantpipe.identity import identity
+from quantpipe.quantization.number_format import CALIBRATED
 from quantpipe.schema import Between, Count, ExecutionOnly, Fraction, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
 from quantpipe.settings.engine import (
@@ -119,7 +120,7 @@ def check(config: PartialQuantConfig) -> None:
     if config.searches:
         check_data(config.data)
     if config.by_latency:
-        check_engine(config.engine, "int8")
+        check_engine(config.engine, CALIBRATED.name)
         check_engine(config.engine, config.engine.float_precision)
         latency_opset(config)
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from quantpipe.core.stage import Context
 from quantpipe.engines.benchmark import measure_latency
-from quantpipe.engines.contract import BuildInputs, BuildSettings, Engine, Precision
+from quantpipe.engines.contract import BuildInputs, BuildSettings, Engine
 from quantpipe.engines.profile import operation_times
 from quantpipe.engines.registry import build_engine, engine_spec, load_engine
 from quantpipe.engines.source import typed_source
@@ -22,16 +23,17 @@ from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.files import canonical_json, sha256_bytes
 from quantpipe.graph.operations import operation_aliases, operation_readers, result_sizes
 from quantpipe.quantization.model import Model
+from quantpipe.quantization.number_format import Precision
 from quantpipe.quantization.plans.latency_model import (
     EngineTimes,
     LatencyModel,
     MixedEngine,
     fit_latency,
 )
-from quantpipe.quantization.precision_plan import PlanLatency, PrecisionPlan
+from quantpipe.quantization.precision_plan import PlanLatency, PrecisionPlan, planned_precisions
 from quantpipe.settings.engine import EngineSettings
 
-_FLOAT = "float"
+_QUANTIZED, _FLOAT = "quantized", "float"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +66,14 @@ class PlanTimer:
         readers = operation_readers(self._graph)
         operations = tuple(readers)
         engines = {
-            "int8": self._built(frozenset()),
+            _QUANTIZED: self._built(frozenset()),
             _FLOAT: self._built(None),
             "even": self._built(frozenset(operations[::2])),
             "odd": self._built(frozenset(operations[1::2])),
         }
         whole = self._timed(engines)
         return fit_latency(
-            self._times(engines["int8"], whole["int8"]),
+            self._times(engines[_QUANTIZED], whole[_QUANTIZED]),
             self._times(engines[_FLOAT], whole[_FLOAT]),
             [
                 MixedEngine(float_operations=frozenset(operations[::2]), whole=whole["even"]),
@@ -83,7 +85,7 @@ class PlanTimer:
 
     def time(self, plan: PrecisionPlan) -> PlanLatency:
         """Times a plan in turn with both extremes; its prediction is in the time of that turn."""
-        engines = {"int8": self._built(frozenset()), _FLOAT: self._built(None)}
+        engines = {_QUANTIZED: self._built(frozenset()), _FLOAT: self._built(None)}
         if plan.float_operations:
             engines["plan"] = self._built(frozenset(plan.float_operations))
         whole = self._timed(engines)
@@ -91,9 +93,9 @@ class PlanTimer:
         return PlanLatency(
             engine=self.engine.name,
             batch_size=self.batch_size,
-            predicted=predicted * whole["int8"],
-            measured=whole.get("plan", whole["int8"]),
-            all_int8=whole["int8"],
+            predicted=predicted * whole[_QUANTIZED],
+            measured=whole.get("plan", whole[_QUANTIZED]),
+            all_int8=whole[_QUANTIZED],
             all_float=whole[_FLOAT],
         )
 
@@ -136,18 +138,18 @@ class PlanTimer:
         return path
 
     def _precision(self, kept: frozenset[str] | None) -> Precision:
-        return self.engine.float_precision if kept is None else "int8"
+        if kept is None:
+            return self.engine.float_precision
+        return cast("Precision", self.loaded.require_scales().number_format.name)
 
     def _edited(self, kept: frozenset[str] | None) -> onnx.ModelProto:
-        assert self.loaded.scales is not None
-        plan = None
+        scales, plan = self.loaded.require_scales(), None
         if kept is not None:
-            names = self.loaded.scales.operations()
-            precisions = {name: "float" if name in kept else "int8" for name in names}
-            plan = PrecisionPlan(operations=precisions, reason="")  # type: ignore[arg-type]
+            planned = planned_precisions(scales.operations(), kept, scales.number_format)
+            plan = PrecisionPlan(operations=planned, reason="")
         return engine_graph(
             self._graph,
-            None if plan is None else self.loaded.scales,
+            None if plan is None else scales,
             plan,
             placement=engine_spec(self.engine.name).placement,
             signed_input=self.loaded.checkpoint.input.signed,
