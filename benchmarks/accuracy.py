@@ -35,14 +35,12 @@ from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
 from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.detector.input_specification import InputSpecification
-from quantpipe.evaluation.accuracy import ImageDetections, Predictor
-from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.accuracy import Predictor, matched_agreement
+from quantpipe.evaluation.coco_map import matched_detections
+from quantpipe.evaluation.dataset import measure, objects_of
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
-from quantpipe.evaluation.resampling import (
-    bootstrap_difference,
-    matched_agreement,
-    matched_detections,
-)
+from quantpipe.evaluation.resampling import bootstrap_difference
 from quantpipe.export.onnx_graph import export_float
 from quantpipe.progress import Silent
 from quantpipe.quantization.model import load_model
@@ -125,15 +123,14 @@ class Subject:
 
     def detect(self, predict: Predictor, name: str) -> list[ImageDetections]:
         """What a predictor finds on the validation images."""
-        _, found = measure(
+        return measure(
             predict,
             self.val,
             specification=self.specification,
             batch_size=8,
             progress=Silent(),
             description=name,
-        )
-        return found
+        ).detections
 
 
 def main() -> None:
@@ -256,8 +253,8 @@ def compared(
     dataset: DetectionDataset,
 ) -> Row:
     """One row of the table."""
-    truth, ids = dataset.coco_ground_truth(), dataset.category_ids
-    base, own = (matched_detections(f, truth, ids) for f in (reference, found))
+    objects = objects_of(dataset)
+    base, own = (matched_detections(f, objects) for f in (reference, found))
     difference = bootstrap_difference(base, own, count=NUM_RESAMPLES, seed=SEED)
     agreement = matched_agreement(reference, found, dataset.class_names).average_precision()
     return Row(

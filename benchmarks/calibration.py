@@ -37,16 +37,16 @@ from quantpipe.detector.families.implementation import DetectorNetwork, raw_outp
 from quantpipe.detector.families.yolov6.architecture import Architecture
 from quantpipe.detector.families.yolov6.family import input_of
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
-from quantpipe.evaluation.accuracy import ImageDetections
-from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.accuracy import matched_agreement
+from quantpipe.evaluation.average_precision import MatchedDetections
+from quantpipe.evaluation.coco_map import matched_detections
+from quantpipe.evaluation.dataset import measure, objects_of
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.resampling import (
     Interval,
-    MatchedDetections,
     bootstrap,
     bootstrap_difference,
-    matched_agreement,
-    matched_detections,
 )
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.candidates import (
@@ -376,8 +376,7 @@ def measured(
         subject.network, subject.operations, "max", progress=Silent(), number_format=INT8
     )
     reference = detected(subject.network, val, options)
-    truth, ids = val.coco_ground_truth(), val.category_ids
-    base = matched_detections(reference, truth, ids)
+    base = matched_detections(reference, objects_of(val))
     rows = []
     for label, amax in all_ranges(subject).items():
         scales = build_scale_cache(
@@ -399,15 +398,14 @@ def detected(
     network: nn.Module, dataset: DetectionDataset, options: argparse.Namespace
 ) -> Sequence[ImageDetections]:
     """The detections of a network."""
-    _, found = measure(
+    return measure(
         predictor(network, "cpu"),
         dataset,
         specification=input_of((options.size, options.size)),
         batch_size=16,
         progress=Silent(),
         description="measure",
-    )
-    return found
+    ).detections
 
 
 def compared(
@@ -418,7 +416,7 @@ def compared(
     dataset: DetectionDataset,
 ) -> Accuracy:
     """Against float, with intervals."""
-    own = matched_detections(found, dataset.coco_ground_truth(), dataset.category_ids)
+    own = matched_detections(found, objects_of(dataset))
     agreeing = matched_agreement(reference, found, dataset.class_names)
     return Accuracy(
         method=label,

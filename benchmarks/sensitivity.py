@@ -35,10 +35,12 @@ from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
 from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.detector.families.yolov6.loss import detection_loss
-from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.evaluation.accuracy import matched_agreement
+from quantpipe.evaluation.average_precision import MatchedDetections
 from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
-from quantpipe.evaluation.resampling import MatchedDetections, matched_agreement, resamples
+from quantpipe.evaluation.resampling import resamples
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
 from quantpipe.quantization.calibration.collect import collect, solve
@@ -283,7 +285,7 @@ class Judge:
     def _run(self, in_float: Sequence[str]) -> tuple[float, list[ImageDetections]]:
         kept = set(in_float)
         with only_quantized(self._quantized, [n for n in self._model.names if n not in kept]):
-            result, found = measure(
+            found = measure(
                 predictor(self._quantized, CPU),
                 self._model.unseen,
                 specification=self._model.checkpoint.input,
@@ -291,7 +293,7 @@ class Judge:
                 progress=Silent(),
                 description="plan",
             )
-        return result.map, found
+        return found.result.map, found.detections
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from quantpipe.evaluation.image_detections import ImageDetections
+from quantpipe.evaluation.objects import Objects
 
 Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, labels
 Truth = dict[str, list[dict[str, Any]]]
@@ -60,6 +64,64 @@ def random_detections(rng: np.random.Generator, truth: Truth) -> dict[int, Rows]
         table = np.array(rows, dtype=np.float64)
         found[image["id"]] = (table[:, :4], table[:, 4], table[:, 5].astype(int))
     return found
+
+
+def hostile_truth(rng: np.random.Generator, num_images: int = 6) -> Truth:
+    """Boxes on a coarse grid, many of them equal, empty, in crowds, or annotated with odd areas."""
+    truth = random_truth(rng, num_images)
+    # Ids in no order, so that ties are broken by id and not by place.
+    ids = rng.permutation(np.arange(1, num_images + 1) * 7).tolist()
+    for image, number in zip(truth["images"], ids, strict=True):
+        image["id"] = number
+    truth["annotations"] = [
+        {
+            "id": number,
+            "image_id": int(rng.choice(ids)),
+            "category_id": int(rng.choice(CATEGORY_IDS)),
+            "bbox": (rng.integers(0, 4, 4) * 20).astype(float).tolist(),
+            "area": float(rng.choice([0, 32**2, 500, 96**2, 2e4])),
+            "iscrowd": int(rng.random() < 0.2),
+        }
+        for number in range(1, 20 * num_images)
+    ]
+    return truth
+
+
+def hostile_detections(rng: np.random.Generator, truth: Truth) -> dict[int, Rows]:
+    """Equal scores, equal boxes, more than a hundred of a class, and nothing at all."""
+    found = {}
+    for place, image in enumerate(truth["images"]):
+        number = (0, 40, 400)[place % 3]
+        corners = rng.integers(0, 4, (number, 2)) * 20.0
+        sizes = rng.integers(0, 5, (number, 2)) * 19.0
+        boxes = np.concatenate((corners, corners + sizes), axis=1)
+        found[image["id"]] = boxes, rng.integers(1, 6, number) / 5, rng.integers(0, 3, number)
+    return found
+
+
+def objects_in(truth: Truth, category_ids: Sequence[int] = CATEGORY_IDS) -> Objects:
+    """The objects of a COCO document; an area that is missing is that of the box."""
+    image_ids = [image["id"] for image in truth["images"]]
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    annotations = truth["annotations"]
+    box = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    areas = [a.get("area", w * h) for a, (_, _, w, h) in zip(annotations, box, strict=True)]
+    return Objects(
+        image_ids=np.array(image_ids, dtype=np.int64),
+        image=np.array([image_ids.index(a["image_id"]) for a in annotations], dtype=np.intp),
+        label=np.array([category_ids.index(a["category_id"]) for a in annotations], dtype=np.intp),
+        box=box,
+        area=np.array(areas, dtype=np.float64),
+        crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=np.bool_),
+        class_names=tuple(names[number] for number in category_ids),
+    )
+
+
+def as_images(found: Mapping[int, Rows]) -> list[ImageDetections]:
+    return [
+        ImageDetections(image_id=image_id, boxes=boxes, scores=scores, labels=labels)
+        for image_id, (boxes, scores, labels) in found.items()
+    ]
 
 
 def pycocotools_stats(truth: Truth, found: dict[int, Rows]) -> NDArray[np.float64]:

@@ -4,14 +4,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.evaluation.random_boxes import objects_in
 
 from quantpipe.errors import DataError
-from quantpipe.evaluation.accuracy import (
-    ImageDetections,
-    agreement,
-    evaluate_predictor,
-    pseudo_ground_truth,
-)
+from quantpipe.evaluation.accuracy import agreement, evaluate_predictor
+from quantpipe.evaluation.image_detections import ImageDetections, confident_objects
 
 
 class Batch(NamedTuple):
@@ -65,13 +62,16 @@ def _prepare(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_predictions_are_scored_in_original_pixels_and_clipped() -> None:
-    result, found = evaluate_predictor(_predict, _prepare, _batches(), TRUTH, (2, 4))
+    sizes = {image["id"]: (image["width"], image["height"]) for image in TRUTH["images"]}
+    measured = evaluate_predictor(_predict, _prepare, _batches(), objects_in(TRUTH, (2, 4)), sizes)
+    found = measured.detections
     np.testing.assert_allclose(found[0].boxes, [[10, 8, 30, 24]])
     np.testing.assert_allclose(found[1].boxes, [[44, 28, 64, 48]])  # 68, 52 before clipping
     assert [image.image_id for image in found] == [5, 9]
     assert [image.labels.tolist() for image in found] == [[1], [0]]
-    assert result.map == pytest.approx(1.0)
-    assert result.num_images == 2
+    assert measured.result.map == pytest.approx(1.0)
+    assert measured.matched.average_precision().map == pytest.approx(1.0)
+    assert measured.result.num_images == 2
 
 
 def _image(image_id: int, *rows: list[float]) -> ImageDetections:
@@ -102,4 +102,4 @@ def test_agreement_falls_with_the_shift() -> None:
 
 def test_a_reference_without_confident_detections_measures_nothing() -> None:
     with pytest.raises(DataError, match=r"above 0\.3"):
-        pseudo_ground_truth([_image(1, [0, 0, 9, 9, 0.2, 0])], ("a",), 0.3)
+        confident_objects([_image(1, [0, 0, 9, 9, 0.2, 0])], ("a",), 0.3)

@@ -6,30 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.evaluation.random_boxes import (
-    CATEGORY_IDS,
     Rows,
     Truth,
+    as_images,
+    hostile_detections,
+    hostile_truth,
+    objects_in,
     pycocotools_stats,
     random_detections,
     random_truth,
 )
 
-from quantpipe.evaluation.accuracy import ImageDetections, agreement
-from quantpipe.evaluation.resampling import (
-    MatchedDetections,
-    bootstrap,
-    bootstrap_difference,
-    matched_agreement,
-    matched_detections,
-    resamples,
-)
-
-
-def as_images(found: dict[int, Rows]) -> list[ImageDetections]:
-    return [
-        ImageDetections(image_id=image_id, boxes=boxes, scores=scores, labels=labels)
-        for image_id, (boxes, scores, labels) in found.items()
-    ]
+from quantpipe.evaluation.accuracy import agreement, matched_agreement
+from quantpipe.evaluation.average_precision import MatchedDetections
+from quantpipe.evaluation.coco_map import matched_detections
+from quantpipe.evaluation.image_detections import ImageDetections
+from quantpipe.evaluation.resampling import bootstrap, bootstrap_difference, resamples
 
 
 def example(seed: int) -> tuple[Truth, dict[int, Rows]]:
@@ -40,7 +32,7 @@ def example(seed: int) -> tuple[Truth, dict[int, Rows]]:
 
 def matched(seed: int = 0) -> MatchedDetections:
     truth, found = example(seed)
-    return matched_detections(as_images(found), truth, CATEGORY_IDS)
+    return matched_detections(as_images(found), objects_in(truth))
 
 
 def replicated(
@@ -66,7 +58,7 @@ def replicated(
 def test_pycocotools_gives_the_same_on_images_that_are_really_repeated(seed: int) -> None:
     truth, found = example(seed)
     multiplicity = np.random.default_rng(seed).multinomial(12, np.full(12, 1 / 12))
-    ours = matched_detections(as_images(found), truth, CATEGORY_IDS)
+    ours = matched_detections(as_images(found), objects_in(truth))
     theirs = pycocotools_stats(*replicated(truth, found, multiplicity.tolist()))
     got = ours.average_precision(multiplicity)
     assert got.map == pytest.approx(theirs[0], abs=1e-12)
@@ -74,10 +66,21 @@ def test_pycocotools_gives_the_same_on_images_that_are_really_repeated(seed: int
     assert ours.resampled(multiplicity[None])[0] == pytest.approx(theirs[0], abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pycocotools_gives_the_same_where_much_is_equal_or_ignored(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = hostile_truth(rng)
+    found = dict(sorted(hostile_detections(rng, truth).items()))
+    multiplicity = rng.multinomial(6, np.full(6, 1 / 6))
+    theirs = pycocotools_stats(*replicated(truth, found, multiplicity.tolist()))
+    got = matched_detections(as_images(found), objects_in(truth)).average_precision(multiplicity)
+    assert [got.map, got.map50] == pytest.approx(theirs[:2].tolist(), abs=1e-9)
+
+
 def test_each_image_once_is_the_average_precision_of_coco() -> None:
     truth, found = example(7)
     theirs = pycocotools_stats(truth, found)
-    got = matched_detections(as_images(found), truth, CATEGORY_IDS).average_precision()
+    got = matched_detections(as_images(found), objects_in(truth)).average_precision()
     assert [got.map, got.map50] == pytest.approx(theirs[:2].tolist())
 
 
@@ -110,8 +113,8 @@ def test_a_pair_is_told_apart_where_each_alone_is_uncertain() -> None:
         image_id: (boxes[scores > 0.15], scores[scores > 0.15], labels[scores > 0.15])
         for image_id, (boxes, scores, labels) in found.items()
     }
-    first = matched_detections(as_images(found), truth, CATEGORY_IDS)
-    second = matched_detections(as_images(worse), truth, CATEGORY_IDS)
+    first = matched_detections(as_images(found), objects_in(truth))
+    second = matched_detections(as_images(worse), objects_in(truth))
     difference = bootstrap_difference(first, second, count=400, seed=0)
     alone = bootstrap(first, count=400, seed=0)
     assert difference.value < 0

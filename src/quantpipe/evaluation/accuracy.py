@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.errors import DataError
-from quantpipe.evaluation.coco_map import CocoEvaluator, MapResult
+from quantpipe.evaluation.average_precision import MatchedDetections
+from quantpipe.evaluation.coco_map import MapResult, matched_detections, summarized
+from quantpipe.evaluation.image_detections import ImageDetections, confident_objects
+from quantpipe.evaluation.objects import Objects
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.progress import Progress, Silent
 
@@ -39,19 +42,6 @@ class BoxInverse(Protocol):
     def inverse(self, boxes: NDArray[np.float32], /) -> NDArray[np.float32]:
         """(n, 4) x1, y1, x2, y2 in pixels of the input to original pixels."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageDetections:
-    """The detections of one image, the most confident first.
-
-    ``boxes`` (n, 4) x1, y1, x2, y2 in original pixels; ``scores`` (n,); ``labels`` (n,) 0-based.
-    """
-
-    image_id: int
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,66 +100,63 @@ def detect(
     return found
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """What a predictor finds on a set of images.
+
+    Attributes:
+        result: Its average precision.
+        detections: One record an image, for pictures and for :func:`agreement`.
+        matched: The same, matched to the objects, for the bootstrap.
+    """
+
+    result: MapResult
+    detections: list[ImageDetections]
+    matched: MatchedDetections
+
+
 def evaluate_predictor(
     predict: Predictor,
     prepare: Prepare,
     batches: Iterable[tuple[ImageBatch, Sequence[BoxInverse]]],
-    ground_truth: Mapping[str, Any],
-    category_ids: Sequence[int],
+    objects: Objects,
+    image_sizes: Mapping[int, tuple[int, int]],
     *,
     suppression: Suppression = PUBLISHED,
-    by_size: bool = True,
     num_batches: int | None = None,
     description: str = "evaluate",
     progress: Progress | None = None,
-) -> tuple[MapResult, list[ImageDetections]]:
+) -> Measured:
     """Measures COCO average precision on the images that ``batches`` holds.
 
     Args:
         predict: The network or engine.
         prepare: Makes of the images what it takes.
         batches: Batches and, for each image, how it was resized and padded.
-        ground_truth: A COCO data set in original pixels.
-        category_ids: The category id of each label.
+        objects: What is to be found in these images, and maybe others.
+        image_sizes: (width, height) of the original images by image id.
         suppression: Thresholds of the post-processing.
-        by_size: Whether to score small, medium and large objects too.
         num_batches: How many batches will come, for the bar.
         description: What the bar says.
         progress: Who watches.
-
-    Returns:
-        The average precision, and the detections for pictures and for :func:`agreement`.
 
     Raises:
         DataError: The images show no object.
         NumericalError: The predictor returned NaN or infinity.
     """
-    sizes = {image["id"]: (image["width"], image["height"]) for image in ground_truth["images"]}
     found = detect(
         predict,
         prepare,
         batches,
-        sizes,
+        image_sizes,
         suppression=suppression,
         num_batches=num_batches,
         description=description,
         progress=progress,
     )
-    return score(found, ground_truth, category_ids, by_size=by_size), found
-
-
-def score(
-    found: Iterable[ImageDetections],
-    ground_truth: Mapping[str, Any],
-    category_ids: Sequence[int],
-    *,
-    by_size: bool = True,
-) -> MapResult:
-    """Returns the COCO average precision of detections over their own images."""
-    evaluator = CocoEvaluator(ground_truth, category_ids, by_size=by_size)
-    for image in found:
-        evaluator.add(image.image_id, image.boxes, image.scores, image.labels)
-    return evaluator.result()
+    matched = matched_detections(found, objects)
+    result = summarized(found, matched, objects.class_names)
+    return Measured(result=result, detections=found, matched=matched)
 
 
 def agreement_if_confident(
@@ -201,48 +188,23 @@ def agreement(
     Raises:
         DataError: The reference has no detection above ``confidence``.
     """
-    return score(
-        candidate, pseudo_ground_truth(reference, class_names, confidence), _ids(class_names)
-    )
+    matched = matched_agreement(reference, candidate, class_names, confidence=confidence)
+    return summarized(candidate, matched, class_names)
 
 
-def pseudo_ground_truth(
-    reference: Sequence[ImageDetections], class_names: Sequence[str], confidence: float
-) -> dict[str, Any]:
-    """Returns confident detections as a COCO data set whose category ids count from 1.
+def matched_agreement(
+    reference: Sequence[ImageDetections],
+    candidate: Sequence[ImageDetections],
+    class_names: Sequence[str],
+    *,
+    confidence: float = 0.3,
+) -> MatchedDetections:
+    """As :func:`agreement`, ready to be resampled.
 
     Raises:
-        DataError: No detection is above ``confidence``.
+        DataError: The reference has no detection above ``confidence``.
     """
-    annotations = [
-        {
-            "image_id": image.image_id,
-            "category_id": int(label) + 1,
-            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-        }
-        for image in reference
-        for (x1, y1, x2, y2), value, label in zip(
-            image.boxes, image.scores, image.labels, strict=True
-        )
-        if value > confidence
-    ]
-    if not annotations:
-        raise DataError(
-            f"the reference has no detection above {confidence} in {len(reference)} images",
-            hint="train it for longer or lower the confidence",
-        )
-    return {
-        "images": [{"id": image.image_id} for image in reference],
-        "categories": [
-            {"id": number, "name": name}
-            for number, name in zip(_ids(class_names), class_names, strict=True)
-        ],
-        "annotations": annotations,
-    }
-
-
-def _ids(class_names: Sequence[str]) -> range:
-    return range(1, len(class_names) + 1)
+    return matched_detections(candidate, confident_objects(reference, class_names, confidence))
 
 
 def _clipped(

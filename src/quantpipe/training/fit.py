@@ -236,14 +236,13 @@ def validator(
     """Scores a network by its COCO mAP 50:95 on every image of ``dataset``."""
 
     def validate(network: nn.Module) -> float:
-        result, _ = measure(
+        return measure(
             predictor(network, device),
             dataset,
             specification=specification,
             batch_size=_VALIDATION_BATCH,
             progress=Silent(),
             description="validate",
-        )
-        return result.map
+        ).result.map
 
     return validate

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.evaluation.random_boxes import Truth, objects_in
 
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ArtifactError
-from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.evaluation.dataset import objects_of
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.export.verify import Differences
 from quantpipe.stages.evaluate.config import MeanLimits, ParitySettings
 from quantpipe.stages.evaluate.parity import (
@@ -117,17 +119,16 @@ def test_what_a_graph_leaves_out_is_not_missed(
 def test_images_without_objects_have_no_difference(tmp_path: Path) -> None:
     empty = DetectionDataset(
         name="x", root=tmp_path, images=(), class_names=("a",), category_ids=(1,), counts={}
-    ).coco_ground_truth()
-    assert _map_delta([detected(0.9)], [detected(0.9)], empty, (1,)) is None
-    truth = {
-        **empty,
-        "images": [{"id": 1, "width": 64, "height": 64}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30], "area": 600}
-        ],
+    )
+    assert _map_delta([detected(0.9)], [detected(0.9)], objects_of(empty)) is None
+    truth: Truth = {
+        "images": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 30]}],
+        "categories": [{"id": 1, "name": "a"}],
     }
-    assert _map_delta([detected()], [detected(0.9)], truth, (1,)) == pytest.approx(1.0)
-    assert _map_delta([detected(0.9)], [detected(0.9)], truth, (1,)) == 0.0
+    objects = objects_in(truth, (1,))
+    assert _map_delta([detected()], [detected(0.9)], objects) == pytest.approx(1.0)
+    assert _map_delta([detected(0.9)], [detected(0.9)], objects) == 0.0
 
 
 @pytest.mark.parametrize("place", [None, "neck.up"])

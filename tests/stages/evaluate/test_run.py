@@ -11,7 +11,7 @@ from tests.stages.conftest import Artifacts, Configure, RunStage, artifact_at
 from quantpipe.core.artifact import Artifact
 from quantpipe.data.dataset import DetectionDataset
 from quantpipe.errors import ArtifactError
-from quantpipe.evaluation.accuracy import ImageDetections
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.stages.artifacts import ENGINE, GRAPH, MODEL
 from quantpipe.stages.evaluate import STAGE
 from quantpipe.stages.evaluate.run import _agreements

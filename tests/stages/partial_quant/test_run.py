@@ -347,7 +347,7 @@ def test_a_measured_plan_is_what_the_evaluation_says_of_both_networks(
             batch_size=4,
             progress=Silent(),
             description="",
-        )[0].map
+        ).result.map
         for network in (
             accuracy.loaded.network,
             quantize(accuracy.loaded.network, accuracy.loaded.scales, plan),  # type: ignore[arg-type]

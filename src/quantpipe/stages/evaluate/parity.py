@@ -9,9 +9,8 @@ computes something else, it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +20,12 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
 from quantpipe.data.network_input import as_array
 from quantpipe.errors import ArtifactError, DataError
-from quantpipe.evaluation.accuracy import (
-    ImageDetections,
-    Suppression,
-    agreement_if_confident,
-    detect,
-    score,
-)
+from quantpipe.evaluation.accuracy import Suppression, agreement_if_confident, detect
+from quantpipe.evaluation.coco_map import score
+from quantpipe.evaluation.dataset import image_sizes, objects_of
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
+from quantpipe.evaluation.objects import Objects
 from quantpipe.export.verify import Differences, averaged, box_extent, compare
 from quantpipe.progress import Progress
 from quantpipe.quantization.model import Model
@@ -101,13 +98,13 @@ def measure_parity(
         description: What the bar says.
     """
     few = dataset.subset(range(min(settings.num_images, len(dataset.images))))
-    mine, truth = found[: len(few.images)], few.coco_ground_truth()
+    mine = found[: len(few.images)]
     both = _Both(variant, loaded, device)
     reference = detect(
         both,
         as_array(variant.specification),
         evaluation_batches(few, specification=variant.specification, batch_size=batch_size),
-        {image["id"]: (image["width"], image["height"]) for image in truth["images"]},
+        image_sizes(few),
         suppression=suppression,
         num_batches=num_batches(len(few.images), batch_size),
         description=description,
@@ -123,7 +120,7 @@ def measure_parity(
         num_images=len(few.images),
         distance=both.distance,
         agreement=agreed,
-        map_delta=_map_delta(reference, mine, truth, few.category_ids),
+        map_delta=_map_delta(reference, mine, objects_of(few)),
         fault=fault_of(both.distances(agreed), variant.float_precision, settings),
     )
 
@@ -150,14 +147,11 @@ def _confident(found: Sequence[ImageDetections], detects: bool) -> float:
 def _map_delta(
     reference: Sequence[ImageDetections],
     candidate: Sequence[ImageDetections],
-    truth: Mapping[str, Any],
-    category_ids: Sequence[int],
+    objects: Objects,
 ) -> float | None:
     """The difference in mAP; None where the images show no object."""
     try:
-        theirs, mine = (
-            score(found, truth, category_ids, by_size=False).map for found in (reference, candidate)
-        )
+        theirs, mine = (score(found, objects).map for found in (reference, candidate))
     except DataError:
         return None
     return mine - theirs

@@ -16,9 +16,10 @@ from quantpipe.engines.contract import Fallback
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import read_header
 from quantpipe.errors import DataError, QuantpipeError
-from quantpipe.evaluation.accuracy import ImageDetections, Suppression, agreement
+from quantpipe.evaluation.accuracy import Measured, Suppression, agreement
 from quantpipe.evaluation.coco_map import MapResult
 from quantpipe.evaluation.dataset import measure
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
 from quantpipe.quantization.model import Model, deployed, load_model
@@ -40,18 +41,18 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
     with opened(artifacts, context) as variants:
         accuracy = {n: _accuracy(config, v, dataset, context) for n, v in variants.items()}
         parity = {
-            name: _parity(config, variant, accuracy[name][1], dataset, context)
+            name: _parity(config, variant, accuracy[name].detections, dataset, context)
             for name, variant in variants.items()
         }
         speed = Speed(config.latency_batches, config.num_runs, context.seed, context.progress)
         latency = speed.latency(variants, num_warmup=config.num_warmup)
         fps = speed.throughput(variants, latency, num_queued=config.num_queued)
         reasons = {name: _fallbacks(variant) for name, variant in variants.items()}
-    detections = {name: found for name, (_, found) in accuracy.items()}
+    detections = {name: found.detections for name, found in accuracy.items()}
     agreements = _agreements(detections, dataset)
     measured = [
         replace(
-            _record(variant, accuracy[name][0]),
+            _record(variant, accuracy[name].result),
             agreement=agreements.get(name),
             latency_ms=latency[name],
             fps=fps[name],
@@ -68,7 +69,7 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, context: Conte
 
 def _accuracy(
     config: EvaluateConfig, variant: OpenVariant, dataset: DetectionDataset, context: Context
-) -> tuple[MapResult, list[ImageDetections]]:
+) -> Measured:
     return measure(
         variant.predict,
         dataset,

@@ -13,14 +13,10 @@ from torch import nn
 from quantpipe.core.stage import Context
 from quantpipe.data.batches import float_batches, num_batches
 from quantpipe.data.dataset import DetectionDataset
-from quantpipe.evaluation.accuracy import ImageDetections, Predictor, agreement_if_confident
+from quantpipe.evaluation.accuracy import Measured, Predictor, agreement_if_confident
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.network import predictor
-from quantpipe.evaluation.resampling import (
-    MatchedDetections,
-    bootstrap_difference,
-    matched_detections,
-)
+from quantpipe.evaluation.resampling import bootstrap_difference
 from quantpipe.progress import stop_if_asked
 from quantpipe.quantization.model import Model, quantized_as
 from quantpipe.quantization.precision_plan import PlanPoint, PrecisionPlan
@@ -51,19 +47,19 @@ class PlanAccuracy:
             Interrupted: A signal asked to stop.
         """
         num_float = len(plan.float_operations)
-        reference, matched_reference = self._float
-        network = quantized_as(self.loaded, plan)
-        found, matched = self._matched(network, f"{num_float} in float")
+        found = self._measured(quantized_as(self.loaded, plan), f"{num_float} in float")
         gained = bootstrap_difference(
-            matched, matched_reference, count=self.num_resamples, seed=self.context.seed
+            found.matched, self._float.matched, count=self.num_resamples, seed=self.context.seed
         )
         return PlanPoint(
             num_float=num_float,
-            map=matched.average_precision().map,
+            map=found.result.map,
             drop=gained.value,
             low=gained.low,
             high=gained.high,
-            agreement=agreement_if_confident(reference, found, self.dataset.class_names),
+            agreement=agreement_if_confident(
+                self._float.detections, found.detections, self.dataset.class_names
+            ),
         )
 
     def seconds(self) -> float:
@@ -85,13 +81,11 @@ class PlanAccuracy:
         return (time.monotonic() - start) * batches
 
     @cached_property
-    def _float(self) -> tuple[list[ImageDetections], MatchedDetections]:
-        return self._matched(self.loaded.network, "float")
+    def _float(self) -> Measured:
+        return self._measured(self.loaded.network, "float")
 
-    def _matched(
-        self, network: nn.Module, name: str
-    ) -> tuple[list[ImageDetections], MatchedDetections]:
-        _, found = measure(
+    def _measured(self, network: nn.Module, name: str) -> Measured:
+        return measure(
             self._stopping(predictor(network, self.context.device)),
             self.dataset,
             specification=self.loaded.checkpoint.input,
@@ -99,8 +93,6 @@ class PlanAccuracy:
             progress=self.context.progress,
             description=f"{self.context.step}: {name}",
         )
-        truth = self.dataset.coco_ground_truth()
-        return found, matched_detections(found, truth, self.dataset.category_ids)
 
     def _stopping(self, predict: Predictor) -> Predictor:
         def predict_unless_stopped(images: NDArray[np.float32]) -> NDArray[np.float32]:

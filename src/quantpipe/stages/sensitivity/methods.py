@@ -25,9 +25,12 @@ from quantpipe.detector.families.implementation import (
 )
 from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.distributed.ranks import run_together
-from quantpipe.evaluation.accuracy import ImageDetections, detect
+from quantpipe.evaluation.accuracy import detect
+from quantpipe.evaluation.average_precision import MatchedDetections
+from quantpipe.evaluation.coco_map import matched_detections
+from quantpipe.evaluation.dataset import image_sizes, objects_of
+from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
-from quantpipe.evaluation.resampling import MatchedDetections, matched_detections
 from quantpipe.process_group import ProcessGroup
 from quantpipe.progress import Progress, Silent
 from quantpipe.quantization.operations import Operation
@@ -238,7 +241,7 @@ def image_losses(
 def _detector(
     dataset: DetectionDataset, device: str
 ) -> Callable[[nn.Module, RankingBatch], Record]:
-    sizes = {record.image_id: (record.width, record.height) for record in dataset.images}
+    sizes = image_sizes(dataset)
 
     def run(network: nn.Module, batch: RankingBatch) -> Record:
         found = detect(
@@ -259,11 +262,11 @@ def _detector(
 
 
 def _matcher(dataset: DetectionDataset) -> Callable[[Sequence[Record]], MatchedDetections]:
-    ground_truth = dataset.coco_ground_truth()
+    objects = objects_of(dataset)
 
     def match(records: Sequence[Record]) -> MatchedDetections:
         images = [image for record in records for image in _images(record)]
-        return matched_detections(images, ground_truth, dataset.category_ids)
+        return matched_detections(images, objects)
 
     return match
 
