@@ -76,5 +76,5 @@ def content(config: EvaluateConfig, memo: Path) -> Mapping[str, Any]:
     return {
         "data": data_content(config.data, ("val",), memo),
         "hardware": [processor(), len(os.sched_getaffinity(0)), nvidia_gpu()],
-        "libraries": installed_versions(("torch", "onnxruntime", "pycocotools")),
+        "libraries": installed_versions(("torch", "onnxruntime")),
     }
