@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from quantpipe.errors import Interrupted
+
+# Between two looks for a signal that came elsewhere: each may cost a question to a file server.
+_LOOK_SECONDS = 0.5
 
 
 class StopAtOnce(BaseException):
@@ -16,19 +21,29 @@ class StopAtOnce(BaseException):
 
 
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and by which signal, the run was asked to stop.
 
-    def __init__(self) -> None:
+    Args:
+        elsewhere: The signal that came to somebody else who asks this run to stop, if one did.
+    """
+
+    def __init__(self, elsewhere: Callable[[], int | None] = lambda: None) -> None:
         self.signal_number: int | None = None
         self._at_once = False
+        self._elsewhere = elsewhere
+        self._looked = -math.inf
 
     def __call__(self) -> bool:
         """Whether a signal came."""
+        now = time.monotonic()
+        if self.signal_number is None and now - self._looked > _LOOK_SECONDS:
+            self._looked = now
+            self.signal_number = self._elsewhere()
         return self.signal_number is not None
 
     def raise_if_set(self) -> None:
         """Raises :class:`Interrupted` once a signal came."""
-        if self.signal_number is not None:
+        if self() and self.signal_number is not None:
             raise Interrupted(self.signal_number)
 
     def handle(self, signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -56,9 +71,11 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(
+    elsewhere: Callable[[], int | None] = lambda: None,
+) -> Iterator[StopRequest]:
     """Handles SIGINT and SIGTERM while the block runs (in the main thread only)."""
-    request = StopRequest()
+    request = StopRequest(elsewhere)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
