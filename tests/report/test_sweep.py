@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from quantpipe.report.objective import read_objectives
 from quantpipe.report.summary import Summary, save_summary
-from quantpipe.report.sweep import Sweep, SweepJob, build_sweep, save_sweep, sweep_table
+from quantpipe.report.sweep import (
+    Sweep,
+    SweepJob,
+    best_lines,
+    build_sweep,
+    save_sweep,
+    sweep_table,
+)
 
 
 @pytest.fixture
@@ -55,10 +63,25 @@ def test_table_shows_what_differs_and_stars_the_best(jobs: list[SweepJob]) -> No
     assert "1.68" in starred
 
 
+def test_the_best_by_the_objective_are_starred_and_told(jobs: list[SweepJob]) -> None:
+    objectives = read_objectives(["map of qat", "latency of qat"], ["qat"])
+    sweep = build_sweep(jobs, objectives)
+    assert sweep.objective == ("map of qat", "latency of qat")
+    assert [row.objective for row in sweep.jobs] == [(0.42, 1.68), (0.4331, 1.68), None, None]
+    assert sweep.best == ("1",)
+    assert best_lines(sweep) == [
+        "best: job 1, map of qat 0.4331, latency of qat 1.68 (calibrate.percentile=99.99)"
+    ]
+    stream = io.StringIO()
+    Console(file=stream, width=140).print(sweep_table(sweep))
+    (starred,) = [line for line in stream.getvalue().splitlines() if "*" in line]
+    assert "1 *" in starred
+
+
 def test_one_job_keeps_its_overrides_and_no_job_is_an_empty_table(jobs: list[SweepJob]) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=140)
     console.print(sweep_table(build_sweep(jobs[:1])))
     assert "model=yolov6s" in stream.getvalue()
-    assert build_sweep([]) == Sweep(jobs=())
+    assert build_sweep([]) == Sweep(objective=(), best=(), jobs=())
     console.print(sweep_table(build_sweep([])))

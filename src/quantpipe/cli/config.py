@@ -11,10 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantpipe.cli.cache import CacheSettings
-from quantpipe.cli.steps import VARIANT_DEFAULTS, VARIANTS, Skipped, Wired, is_step, wired_steps
+from quantpipe.cli.steps import (
+    VARIANT_DEFAULTS,
+    VARIANTS,
+    Skipped,
+    Wired,
+    WiredSteps,
+    is_step,
+    wired_steps,
+)
 from quantpipe.core.pipeline import Pipeline
 from quantpipe.core.runner import check_pipeline
 from quantpipe.errors import ConfigurationError, nearest
+from quantpipe.report.objective import KEY, Objective, read_objectives
 from quantpipe.schema import Between, build, convert
 from quantpipe.settings.data import DataSettings
 from quantpipe.settings.device import resolve_device
@@ -40,6 +49,7 @@ class RootSettings:
     device: Literal["auto", "cpu", "cuda"]
     run_dir: Path
     cache_dir: Path
+    objective: str | tuple[str, ...] | None
     debug: bool
 
 
@@ -60,7 +70,7 @@ class CheckedRun:
     """What to do, where, and the configuration and overrides it came from.
 
     ``variants`` holds what is made and compared, ``skipped`` what this machine or its engine cannot
-    run, and why.
+    run, and why. ``objectives`` is what a sweeper is told of it.
     """
 
     pipeline: Pipeline
@@ -70,6 +80,7 @@ class CheckedRun:
     overrides: tuple[str, ...]
     variants: Mapping[str, Wired]
     skipped: Mapping[str, Skipped]
+    objectives: tuple[Objective, ...]
 
 
 def read_run(config: DictConfig, overrides: Sequence[str]) -> CheckedRun:
@@ -100,7 +111,18 @@ def read_run(config: DictConfig, overrides: Sequence[str]) -> CheckedRun:
         overrides=tuple(overrides),
         variants=wired.variants,
         skipped=wired.skipped,
+        objectives=_objectives(settings.objective, wired),
     )
+
+
+def _objectives(texts: str | tuple[str, ...] | None, wired: WiredSteps) -> tuple[Objective, ...]:
+    compared = any(declared.many for step in wired.steps for declared in step.stage.inputs.values())
+    objectives = read_objectives(texts, [*wired.variants, *wired.skipped] if compared else ())
+    for objective in objectives:
+        if objective.variant in wired.skipped:
+            reason = wired.skipped[objective.variant].reason
+            raise ConfigurationError(f"{objective.variant} is left out: {reason}", path=KEY)
+    return objectives
 
 
 def read_cache_settings(config: DictConfig) -> tuple[CacheSettings, Path]:

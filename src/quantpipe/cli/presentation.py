@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from quantpipe.core.runner import StepRecord
 from quantpipe.documents import record
 from quantpipe.engines.hardware import processor
 from quantpipe.progress import Progress
+from quantpipe.report.objective import Objective
 from quantpipe.report.summary import (
     RunInfo,
     StageTime,
@@ -26,11 +26,20 @@ from quantpipe.report.summary import (
     build_summary,
     save_summary,
 )
-from quantpipe.report.sweep import SweepJob, build_sweep, save_sweep, sweep_table
+from quantpipe.report.sweep import (
+    SweepJob,
+    best_lines,
+    build_sweep,
+    save_sweep,
+    sweep_table,
+)
 from quantpipe.report.table import print_summary
 from quantpipe.report.variant import Variant
 from quantpipe.stages.artifacts import EXAMPLES
 from quantpipe.versions import installed_versions
+
+COMPARISON = "sweep.json"
+"""What a sweep leaves in its folder beside the jobs."""
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "hydra-core", "numpy")
 
@@ -57,25 +66,21 @@ def present(
     skipped = sum(record.skipped is not None for record in records)
     more = f", {skipped} skipped" if skipped else ""
     progress.note(f"{len(records)} steps, {reused} reused{more}, {seconds:.1f} s")
+    for objective in run.objectives:
+        value = objective.value(summary.variants)
+        progress.note(f"{objective}: {'not measured' if value is None else f'{value:.4g}'}")
     progress.note(f"report: {_shown(root / 'report.html')}")
 
 
-def present_sweep(folder: Path, jobs: Sequence[Path]) -> None:
+def present_sweep(folder: Path, jobs: Sequence[SweepJob], objectives: Sequence[Objective]) -> None:
     """Writes ``sweep.json`` beside the jobs and prints their comparison."""
-    sweep = build_sweep([_sweep_job(job) for job in jobs])
-    save_sweep(folder / "sweep.json", sweep)
-    Console().print(sweep_table(sweep))
-    print(f"sweep: {_shown(folder / 'sweep.json')}", file=sys.stderr)  # noqa: T201
-
-
-def _sweep_job(job: Path) -> SweepJob:
-    status = json.loads((job / "status.json").read_bytes())
-    return SweepJob(
-        name=job.name,
-        overrides=tuple(status.get("overrides", ())),
-        summary_path=job / "summary.json",
-        failure=status.get("error"),
-    )
+    sweep = build_sweep(jobs, objectives)
+    save_sweep(folder / COMPARISON, sweep)
+    console = Console()
+    console.print(sweep_table(sweep))
+    for line in best_lines(sweep):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print(f"sweep: {_shown(folder / COMPARISON)}", file=sys.stderr)  # noqa: T201
 
 
 def _run_info(run: CheckedRun, started: datetime, seconds: float) -> RunInfo:

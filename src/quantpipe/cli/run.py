@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from quantpipe.cli.config import CheckedRun, to_yaml
-from quantpipe.cli.presentation import present, present_sweep
+from quantpipe.cli.presentation import present
 from quantpipe.core.attribution import attribute_errors
 from quantpipe.core.run_cache import RunCache
 from quantpipe.core.run_directory import RunDirectory
@@ -24,17 +23,21 @@ from quantpipe.report.progress import watching
 from quantpipe.report.run_log import Logged
 
 
-def run_checked(run: CheckedRun) -> None:
+def run_checked(run: CheckedRun, elsewhere: Callable[[], int | None] = lambda: None) -> None:
     """Carries out a checked run in its directory and shows what came of it.
+
+    Args:
+        run: What to do.
+        elsewhere: The signal that came to the command whose job it is, if one did.
 
     Raises:
         QuantpipeError: after the status was written; what was finished is kept.
     """
     root = run.settings.run_dir.absolute()
-    _writable(root, "run_dir")
+    require_writable(root, "run_dir")
     limits = _read_only(run.settings.cache_dir.absolute())
     with (
-        stop_on_signals() as stop,
+        stop_on_signals(elsewhere) as stop,
         stop.explained(),
         watching(stop) as shown,
         attribute_errors(None),
@@ -90,28 +93,10 @@ def _run_and_present(
     directory.write_status("done", None, overrides=run.overrides, exit_code=0)
 
 
-def report_sweep(folder: Path) -> int:
-    """Prints and writes the comparison of a sweep's jobs; returns the worst of their exit codes."""
-    jobs = sorted(
-        (path.parent for path in folder.glob("*/status.json")), key=lambda path: _number(path.name)
-    )
-    present_sweep(folder, jobs)
-    return max((_exit_code_of(job) for job in jobs), default=0)
-
-
-def _exit_code_of(job: Path) -> int:
-    status = json.loads((job / "status.json").read_bytes())
-    return int(status.get("exit_code", 0))
-
-
-def _number(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (sys.maxsize, name)
-
-
 def _read_only(cache: Path) -> str | None:
     """Refuses a cache that is of no use; what can only be read still serves, and is told."""
     try:
-        _writable(cache, "cache_dir")
+        require_writable(cache, "cache_dir")
     except MachineError as error:
         if not (cache / "objects").is_dir():
             raise
@@ -119,8 +104,12 @@ def _read_only(cache: Path) -> str | None:
     return None
 
 
-def _writable(folder: Path, setting: str) -> None:
-    """Refuses a folder that cannot be written before any work is done."""
+def require_writable(folder: Path, setting: str) -> None:
+    """Makes a folder, before any work is done.
+
+    Raises:
+        MachineError: It cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -13,24 +13,31 @@ from quantpipe.errors import ArtifactError
 from quantpipe.files import write_json
 from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.number_text import milliseconds, percent, rate
+from quantpipe.report.objective import Objective, best
 from quantpipe.report.summary import load_summary
 from quantpipe.report.variant import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One job: what it overrode, and its variants or why there are none."""
+    """One job: what it overrode, and its variants or why there are none.
+
+    ``objective`` holds a value for each objective of the sweep; None where one was not measured.
+    """
 
     job: str
     overrides: tuple[str, ...]
     failure: str | None
+    objective: tuple[float, ...] | None
     variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The whole of ``sweep.json``."""
+    """The whole of ``sweep.json``; ``best`` names the jobs that no other beats."""
 
+    objective: tuple[str, ...]
+    best: tuple[str, ...]
     jobs: tuple[SweepRow, ...]
 
 
@@ -44,9 +51,14 @@ class SweepJob:
     failure: str | None = None
 
 
-def build_sweep(jobs: Sequence[SweepJob]) -> Sweep:
+def build_sweep(jobs: Sequence[SweepJob], objectives: Sequence[Objective] = ()) -> Sweep:
     """Reads the summaries of the jobs; a job whose summary cannot be read is listed as failed."""
-    return Sweep(jobs=tuple(_row(job) for job in jobs))
+    rows = tuple(_row(job, objectives) for job in jobs)
+    return Sweep(
+        objective=tuple(map(str, objectives)),
+        best=tuple(best({row.job: row.objective for row in rows}, objectives)),
+        jobs=rows,
+    )
 
 
 def save_sweep(path: Path, sweep: Sweep) -> None:
@@ -57,39 +69,61 @@ def save_sweep(path: Path, sweep: Sweep) -> None:
 def sweep_table(sweep: Sweep) -> Table:
     """Returns the comparison for a terminal.
 
-    Overrides that all jobs share are left out. The most precise INT8 variant of all is marked
-    with a star.
+    Overrides that all jobs share are left out. The best jobs by the objective are marked with a
+    star, or without one the most precise INT8 variant of all.
     """
     table = Table(header_style="bold")
     for header in ("job", "overrides", "variant", "engine"):
         table.add_column(header, overflow="fold")
     for header in ("mAP 50:95", "drop", "ms", "fps"):
         table.add_column(header, justify="right")
-    best = _best(sweep)
+    starred = None if sweep.objective else _most_precise(sweep)
     for row, differing in zip(sweep.jobs, _differing(sweep), strict=True):
-        lead = [escape(row.job), escape(" ".join(differing))]
+        winner = " *" if row.job in sweep.best else ""
+        lead = [escape(row.job) + winner, escape(" ".join(differing))]
         if row.failure is not None:
             table.add_row(*lead, "failed", "", "", "", "", "", style="red")
             table.add_row("", escape(row.failure), style="red")
+        elif not row.variants:
+            table.add_row(*lead, "none compared", style="dim")
         for variant in row.variants:
-            star = " *" if variant is best else ""
+            star = " *" if variant is starred else ""
             table.add_row(*lead, escape(variant.name) + star, *_cells(variant))
             lead = ["", ""]
         table.add_section()
     return table
 
 
-def _row(job: SweepJob) -> SweepRow:
+def best_lines(sweep: Sweep) -> list[str]:
+    """A line for each of the best jobs: what it reached, and what it overrode."""
+    lines = []
+    for row, differing in zip(sweep.jobs, _differing(sweep), strict=True):
+        if row.job in sweep.best:
+            pairs = zip(sweep.objective, row.objective or (), strict=True)
+            reached = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
+            lines.append(f"best: job {row.job}, {reached} ({' '.join(differing)})")
+    return lines
+
+
+def _row(job: SweepJob, objectives: Sequence[Objective]) -> SweepRow:
     failure, variants = job.failure, tuple[Variant, ...]()
     if failure is None:
         try:
             variants = load_summary(job.summary_path).variants
         except ArtifactError as error:
             failure = str(error)
-    return SweepRow(job=job.name, overrides=job.overrides, failure=failure, variants=variants)
+    values = [objective.value(variants) for objective in objectives]
+    known = tuple(value for value in values if value is not None)
+    return SweepRow(
+        job=job.name,
+        overrides=job.overrides,
+        failure=failure,
+        objective=known if known and len(known) == len(values) else None,
+        variants=variants,
+    )
 
 
-def _best(sweep: Sweep) -> Variant | None:
+def _most_precise(sweep: Sweep) -> Variant | None:
     rivals = [
         (variant.map, variant)
         for row in sweep.jobs
