@@ -35,6 +35,7 @@ CAMPAIGNS = (
     Entry(name="pipeline", module="faults.pipeline"),
     Entry(name="ranks", module="faults.ranks"),
     Entry(name="numbers", module="faults.numbers"),
+    Entry(name="sweeps", module="faults.sweeps"),
     # What comes from outside.
     Entry(name="images", module="faults.images"),
     Entry(name="annotations", module="faults.annotations"),

@@ -150,6 +150,11 @@ HOSTILE = {
     "command: touch {canary}}}}}}}",
     "as the launcher": "hydra: {{launcher: {{_target_: os.abort}}}}",
     "as the sweeper": "hydra: {{sweeper: {{_target_: os.abort}}}}",
+    "through a part of hydra": "hydra: {{launcher: {{_target_: "
+    "hydra._internal.core_plugins.bash_completion.os.abort}}}}",
+    "through a plugin": "hydra: {{launcher: {{_target_: hydra_plugins.any.os.abort}}}}",
+    "as a registered part elsewhere": "hydra: {{callbacks: {{x: {{_target_: "
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher}}}}}}",
     "as a log handler": "hydra: {{job_logging: {{handlers: {{x: {{'()': os.system, "
     "command: touch {canary}}}}}}}}}",
     "through hydra": "hydra: {{callbacks: {{x: {{_target_: hydra.utils.call, config: "
