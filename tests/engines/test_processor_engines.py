@@ -15,8 +15,9 @@ from quantpipe.engines.profile import operation_times
 from quantpipe.engines.registry import ENGINES, build_engine, load_engine
 from quantpipe.errors import ArtifactError, MachineError
 from quantpipe.evaluation.postprocess import detections
-from quantpipe.export.nms import NmsSettings, append_nms
+from quantpipe.export.nms import append_nms
 from quantpipe.graph.operations import operation_aliases
+from quantpipe.graph.suppression import Suppression
 
 BOTH = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -183,7 +184,7 @@ def detecting(tiny: Any, tmp_path: Path) -> Any:
         chosen: dict[str, Any] = {"confidence": confidence, "iou": 0.6, "max_detections": 40}
         path = tmp_path / "detecting.onnx"
         path.write_bytes(
-            append_nms(model, NmsSettings(**chosen), ["it"], "onnx").SerializeToString()
+            append_nms(model, Suppression(**chosen), ["it"], "onnx").SerializeToString()
         )
         return model, path, chosen
 

@@ -12,11 +12,12 @@ from quantpipe.engines.registry import ENGINES
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.postprocess import detections
 from quantpipe.export.half import to_half
-from quantpipe.export.nms import NmsForm, NmsSettings, append_nms, with_standard_nms
+from quantpipe.export.nms import NmsForm, append_nms, with_standard_nms
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.qdq import insert_qdq
 from quantpipe.export.simplify import qdq_scales, simplify
 from quantpipe.export.verify import unoptimized, unoptimized_outputs
+from quantpipe.graph.suppression import Suppression
 
 PLACEMENT = {name: spec.placement for name, spec in ENGINES.items()}
 
@@ -24,8 +25,8 @@ NAMES = ("a", "b", "c")
 FORMS = pytest.mark.parametrize("form", ["onnx", "tensorrt"])
 
 
-def settings(**changes: Any) -> NmsSettings:
-    return NmsSettings(**{"confidence": 0.3, "iou": 0.5, "max_detections": 20, **changes})
+def settings(**changes: Any) -> Suppression:
+    return Suppression(**{"confidence": 0.3, "iou": 0.5, "max_detections": 20, **changes})
 
 
 def predicting(num_anchors: int, num_classes: int, opset: int = 17) -> onnx.ModelProto:
@@ -50,7 +51,7 @@ def random_rows(num_images: int, num_anchors: int, num_classes: int, seed: int) 
     return np.concatenate([boxes, objectness, scores], axis=2).astype(np.float32)
 
 
-def brute_force(rows: np.ndarray, chosen: NmsSettings) -> list[tuple[float, int, int]]:
+def brute_force(rows: np.ndarray, chosen: Suppression) -> list[tuple[float, int, int]]:
     """(score, class, anchor) of what is kept of one image, box by box as a definition would."""
 
     def overlap(a: np.ndarray, b: np.ndarray) -> float:

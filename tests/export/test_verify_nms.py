@@ -9,16 +9,17 @@ import pytest
 
 from quantpipe.errors import ArtifactError
 from quantpipe.evaluation.postprocess import detections
-from quantpipe.export.nms import NmsSettings, append_nms
+from quantpipe.export.nms import append_nms
 from quantpipe.export.onnx_graph import write_graph
 from quantpipe.export.verify import unoptimized
 from quantpipe.export.verify_nms import verify_nms
+from quantpipe.graph.suppression import Suppression
 
 CHOSEN = {"confidence": 0.6, "iou": 0.5, "max_detections": 150}
 
 
 def _model(crowded: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
-    return append_nms(crowded, NmsSettings(**{**CHOSEN, **changes}), "abc", "onnx")
+    return append_nms(crowded, Suppression(**{**CHOSEN, **changes}), "abc", "onnx")
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from quantpipe.errors import ArtifactError
-from quantpipe.export.nms import NmsSettings, append_nms
+from quantpipe.export.nms import append_nms
 from quantpipe.graph.onnx_source import OnnxSource, read_onnx_source
+from quantpipe.graph.suppression import Suppression
 
 
 def _read(path: Path, batch_sizes: tuple[int, ...] = (1, 4), side: int = 32) -> OnnxSource:
@@ -73,7 +74,7 @@ def test_a_fixed_batch_takes_no_other(tiny: Any, tmp_path: Path) -> None:
 
 def test_detections_are_told_from_predictions(tiny: Any, tmp_path: Path) -> None:
     path = tmp_path / "nms.onnx"
-    settings = NmsSettings(confidence=0.1, iou=0.5, max_detections=9)
+    settings = Suppression(confidence=0.1, iou=0.5, max_detections=9)
     model = append_nms(tiny.model(), settings, ["it"], "onnx")
     path.write_bytes(model.SerializeToString())
     source = _read(path)

@@ -15,6 +15,7 @@ from quantpipe.evaluation.coco_map import MapResult, matched_detections, summari
 from quantpipe.evaluation.image_detections import ImageDetections, confident_objects
 from quantpipe.evaluation.objects import Objects
 from quantpipe.evaluation.postprocess import detections
+from quantpipe.graph.suppression import Suppression
 from quantpipe.progress import Progress, Silent
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -44,17 +45,7 @@ class BoxInverse(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suppression:
-    """How predictions become detections: the arguments of :func:`detections`."""
-
-    confidence: float = 0.03
-    iou: float = 0.65
-    max_detections: int = 300
-    multi_label: bool = True
-
-
-PUBLISHED = Suppression()
+PUBLISHED = Suppression(confidence=0.03, iou=0.65, max_detections=300)
 """The settings of the published YOLOv6 evaluation."""
 
 
@@ -91,7 +82,6 @@ def detect(
             confidence=suppression.confidence,
             iou=suppression.iou,
             max_detections=suppression.max_detections,
-            multi_label=suppression.multi_label,
         )
         image_ids = np.asarray(batch.image_ids).tolist()
         for image_id, image_rows, framing in zip(image_ids, rows, framings, strict=True):

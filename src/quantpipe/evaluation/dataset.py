@@ -16,10 +16,10 @@ from quantpipe.evaluation.accuracy import (
     PUBLISHED,
     Measured,
     Predictor,
-    Suppression,
     evaluate_predictor,
 )
 from quantpipe.evaluation.objects import Objects
+from quantpipe.graph.suppression import Suppression
 from quantpipe.progress import Progress
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from quantpipe.errors import ArtifactError
 from quantpipe.graph.onnx_file import CLASS_NAMES_KEY, DETECTION_OUTPUTS
+from quantpipe.graph.suppression import Suppression
 
 NmsForm = Literal["onnx", "tensorrt"]
 
@@ -25,23 +26,8 @@ _FIRST_CLASS = 5
 _PLUGIN, _PLUGIN_DOMAIN = "EfficientNMS_TRT", "TRT"
 
 
-@dataclass(frozen=True, kw_only=True)
-class NmsSettings:
-    """What is kept.
-
-    Attributes:
-        confidence: Only scores above it count.
-        iou: A box that overlaps a more confident one of its class by more than this is dropped.
-        max_detections: The most detections of an image, the most confident ones; K.
-    """
-
-    confidence: float
-    iou: float
-    max_detections: int
-
-
 def append_nms(
-    model: onnx.ModelProto, settings: NmsSettings, class_names: Sequence[str], form: NmsForm
+    model: onnx.ModelProto, settings: Suppression, class_names: Sequence[str], form: NmsForm
 ) -> onnx.ModelProto:
     """Returns a copy of a graph that hands out detections in place of predictions.
 
@@ -83,7 +69,7 @@ def with_standard_nms(model: onnx.ModelProto) -> onnx.ModelProto:
     boxes, scores = plugin.inputs[:2]
     assert boxes is not None
     assert scores is not None
-    settings = NmsSettings(
+    settings = Suppression(
         confidence=plugin.attributes["score_threshold"].as_float(),
         iou=plugin.attributes["iou_threshold"].as_float(),
         max_detections=plugin.attributes["max_output_boxes"].as_int(),
@@ -146,7 +132,7 @@ def _candidates(graph: ir.Graph, num_classes: int) -> _Candidates:
     return _Candidates(boxes=boxes, scores=scores)
 
 
-def _plugin(graph: ir.Graph, candidates: _Candidates, settings: NmsSettings) -> list[ir.Value]:
+def _plugin(graph: ir.Graph, candidates: _Candidates, settings: Suppression) -> list[ir.Value]:
     node = ir.Node(
         _PLUGIN_DOMAIN,
         _PLUGIN,
@@ -168,7 +154,7 @@ def _plugin(graph: ir.Graph, candidates: _Candidates, settings: NmsSettings) -> 
     return _named(list(node.outputs), candidates, settings)
 
 
-def _standard(graph: ir.Graph, candidates: _Candidates, settings: NmsSettings) -> list[ir.Value]:
+def _standard(graph: ir.Graph, candidates: _Candidates, settings: Suppression) -> list[ir.Value]:
     """``NonMaxSuppression``, and the K best of what it keeps of each image.
 
     It tells (image, class, anchor) of what it keeps, as many rows as there are. Their scores are
@@ -198,7 +184,7 @@ def _standard(graph: ir.Graph, candidates: _Candidates, settings: NmsSettings) -
 
 
 def _packed(
-    tail: _Tail, candidates: _Candidates, flat: ir.Value, settings: NmsSettings
+    tail: _Tail, candidates: _Candidates, flat: ir.Value, settings: Suppression
 ) -> list[ir.Value]:
     """Outputs from the scores of what is kept, zero for all else: (B, classes * anchors)."""
     count = tail.constant("count", np.array([settings.max_detections]))
@@ -223,7 +209,7 @@ def _packed(
 
 
 def _named(
-    outputs: list[ir.Value], candidates: _Candidates, settings: NmsSettings
+    outputs: list[ir.Value], candidates: _Candidates, settings: Suppression
 ) -> list[ir.Value]:
     batch, count = candidates.batch, settings.max_detections
     shapes = ([batch, 1], [batch, count, 4], [batch, count], [batch, count])

@@ -20,7 +20,8 @@ from quantpipe.engines.onnxruntime.kernels import failures
 from quantpipe.engines.onnxruntime.providers import PROVIDERS
 from quantpipe.engines.registry import ENGINES, availability, platform_here, require_precision
 from quantpipe.errors import ArtifactError, ConfigurationError, MachineError
-from quantpipe.export.nms import NmsSettings, append_nms
+from quantpipe.export.nms import append_nms
+from quantpipe.graph.suppression import Suppression
 
 KINDS = pytest.mark.parametrize("kind", list(PROVIDERS))
 HERE = Platform(library="onnxruntime 1.99.0", hardware="a GPU")
@@ -85,7 +86,7 @@ def test_height_comes_before_width(tiny: Any, backend: Any, kind: str, tmp_path:
 
 @KINDS
 def test_detections_come_as_predictions(tiny: Any, backend: Any, kind: str, tmp_path: Path) -> None:
-    settings = NmsSettings(confidence=2.0, iou=0.5, max_detections=9)
+    settings = Suppression(confidence=2.0, iou=0.5, max_detections=9)
     path = tmp_path / "nms.onnx"
     path.write_bytes(append_nms(tiny.model(), settings, ["it"], "onnx").SerializeToString())
     made, _ = backend(kind)

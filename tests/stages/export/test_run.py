@@ -183,6 +183,14 @@ def test_suppression_that_keeps_others_is_not_published(
         run_stage("export", config, model=calibrated["model"])
 
 
+def test_more_detections_than_tensorrt_packs_are_refused(configured: Configure) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configured("export.fp32", "export.suppression.max_detections=3841")
+    assert str(caught.value).startswith(
+        "export.suppression.max_detections: 3841 is not between 1 and 3840"
+    )
+
+
 def test_the_plugin_needs_tensorrt(configured: Configure) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configured("export.fp32", "export.nms=tensorrt")

@@ -20,13 +20,14 @@ from quantpipe.data.dataset import DetectionDataset
 from quantpipe.data.loader import evaluation_batches
 from quantpipe.data.network_input import as_array
 from quantpipe.errors import ArtifactError, DataError
-from quantpipe.evaluation.accuracy import Suppression, agreement_if_confident, detect
+from quantpipe.evaluation.accuracy import agreement_if_confident, detect
 from quantpipe.evaluation.coco_map import score
 from quantpipe.evaluation.dataset import image_sizes, objects_of
 from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.evaluation.network import predictor
 from quantpipe.evaluation.objects import Objects
 from quantpipe.export.verify import Differences, averaged, box_extent, compare
+from quantpipe.graph.suppression import Suppression
 from quantpipe.progress import Progress
 from quantpipe.quantization.model import Model
 from quantpipe.report.variant import Parity

@@ -16,12 +16,13 @@ from quantpipe.engines.contract import Fallback
 from quantpipe.engines.fallback import fallbacks
 from quantpipe.engines.registry import read_header
 from quantpipe.errors import DataError, QuantpipeError
-from quantpipe.evaluation.accuracy import Measured, Suppression, agreement
+from quantpipe.evaluation.accuracy import Measured, agreement
 from quantpipe.evaluation.coco_map import MapResult
 from quantpipe.evaluation.dataset import measure
 from quantpipe.evaluation.image_detections import ImageDetections
 from quantpipe.export.onnx_graph import read_graph
 from quantpipe.files import write_json
+from quantpipe.graph.suppression import Suppression
 from quantpipe.quantization.model import Model, deployed, load_model
 from quantpipe.quantization.number_format import is_quantized
 from quantpipe.report.pictures import detection_picture
@@ -86,7 +87,6 @@ def _suppression(config: EvaluateConfig) -> Suppression:
         confidence=config.confidence,
         iou=config.iou,
         max_detections=config.max_detections,
-        multi_label=True,
     )
 
 

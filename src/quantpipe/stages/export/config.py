@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 from quantpipe.engines.registry import engine_spec, require_calibration_cache
 from quantpipe.errors import ConfigurationError
 from quantpipe.export.tolerance import Tolerance
-from quantpipe.schema import Between, ExecutionOnly, Fraction, Positive
+from quantpipe.graph.suppression import Suppression
+from quantpipe.schema import Between, ExecutionOnly, Positive
 from quantpipe.settings.data import DataSettings, check_data, data_content
 from quantpipe.settings.engine import EngineName, Opset, resolved_opset
 from quantpipe.versions import installed_versions
 
 _OPSET_WITH_HALF_SCALES = 19
-
-
+_MOST_DETECTIONS = 3840  # that TensorRT's TopK takes
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
 
 
@@ -35,15 +35,6 @@ class ToleranceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuppressionSettings:
-    """What a graph with ``nms`` hands out."""
-
-    confidence: Fraction
-    iou: Fraction
-    max_detections: Annotated[int, Between(1, 3840)]  # the most that TensorRT's TopK takes
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Settings of the stage; see ``conf/stage/export.yaml``."""
 
@@ -56,7 +47,7 @@ class ExportConfig:
     half: bool
     simplify: bool
     nms: Literal["none", "onnx", "tensorrt"]
-    suppression: SuppressionSettings
+    suppression: Suppression
     verify_images: Annotated[int, Between(1, 64)]
     tolerance: ToleranceSettings
     data: DataSettings
@@ -67,6 +58,11 @@ class ExportConfig:
                 f"a graph of batch {self.batch} does not serve batches {list(self.engine_batches)}",
                 path="batch",
                 hint=f"set engine.batch_sizes=[{self.batch}], or export.batch=dynamic",
+            )
+        if self.suppression.max_detections > _MOST_DETECTIONS:
+            raise ConfigurationError(
+                f"{self.suppression.max_detections} is not between 1 and {_MOST_DETECTIONS}",
+                path="suppression.max_detections",
             )
         if self.opset != "auto":
             _require_scales(self.opset, half=self.half)

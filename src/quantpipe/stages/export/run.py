@@ -17,7 +17,6 @@ from quantpipe.engines.tensorrt.calibration_cache import (
 )
 from quantpipe.evaluation.network import predictor
 from quantpipe.export.engine_graph import engine_graph
-from quantpipe.export.nms import NmsSettings
 from quantpipe.export.onnx_graph import export_float, read_graph, write_graph
 from quantpipe.export.verify import verify_against, verify_quantized
 from quantpipe.quantization.model import Model, deployed, load_model, without_ranges
@@ -102,9 +101,8 @@ def _append_nms(config: ExportConfig, path: Path, model: Model, images: Any) -> 
     It comes after everything that edits the graph: suppression is in float32, without Q/DQ.
     """
     assert config.nms != "none"
-    settings = NmsSettings(**vars(config.suppression))
     names = model.checkpoint.class_names
-    return append_verified_nms(path, settings, names, config.nms, images)
+    return append_verified_nms(path, config.suppression, names, config.nms, images)
 
 
 def _verify(config: ExportConfig, path: Path, model: Model, images: Any) -> Any:

@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpipe.evaluation.postprocess import detections
-from quantpipe.export.nms import NmsForm, NmsSettings, append_nms
+from quantpipe.export.nms import NmsForm, append_nms
 from quantpipe.export.onnx_graph import read_graph, write_graph
 from quantpipe.export.simplify import qdq_scales, require_same_qdq
 from quantpipe.export.verify import unoptimized
 from quantpipe.export.verify_nms import verify_nms
+from quantpipe.graph.suppression import Suppression
 
 
 def append_verified_nms(
     path: Path,
-    settings: NmsSettings,
+    settings: Suppression,
     class_names: Sequence[str],
     form: NmsForm,
     images: NDArray[np.float32],
