@@ -2,7 +2,8 @@
 
 A released checkpoint is a whole pickled module of a package that is not installed. Every class of
 that package, and of torch's, becomes a :class:`Record`: a bag that keeps the state it is given.
-Names outside the allow-list end the reading, before anything of that name is looked up.
+Names outside the allow-list end the reading, before anything of that name is looked up; what stands
+for the few functions that ordinary checkpoints need is in ``stand_ins``.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import math
 import pickle
 import pickletools
 import struct
-from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantpipe.detector.released.archive import Archive
+from quantpipe.detector.released.stand_ins import (
+    Ordered,
+    Record,
+    StandIns,
+    is_numpy_class,
+    refusal,
+)
 from quantpipe.errors import ArtifactError
 
 # Classes of these packages become records; nothing of the packages is imported.
-_INERT = ("yolov6", "torch.nn", "torch.optim", "pytorch_quantization", "numpy", "argparse")
+_INERT = ("yolov6", "torch.nn", "torch.optim", "pytorch_quantization", "argparse")
 _CONTAINERS = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): Ordered,
     ("builtins", "set"): set,
     ("builtins", "dict"): dict,
     ("builtins", "list"): list,
@@ -61,35 +67,6 @@ _FAULTS = (
     ValueError,
     struct.error,
 )
-
-
-class Record:
-    """What stands for an object of a foreign class: its state, and nothing that runs."""
-
-    origin = ""
-    state: dict[str, Any]
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> Record:
-        """Takes and forgets whatever the real class would have been made from."""
-        record = super().__new__(cls)
-        record.state = {}
-        return record
-
-    def __init__(self, *_args: object, **_kwargs: object):
-        """Takes the same again, as a class that is called does."""
-
-    def __setstate__(self, state: object) -> None:
-        found = state[0] if isinstance(state, tuple) and state else state
-        self.state = dict(found) if isinstance(found, dict) else {}
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Forgets the items of a foreign mapping."""
-
-    def append(self, item: object) -> None:
-        """Forgets the items of a foreign sequence."""
-
-    def extend(self, items: object) -> None:
-        """Forgets the items of a foreign sequence."""
 
 
 def read_objects(archive: Archive) -> Any:
@@ -135,6 +112,7 @@ class _Reader(pickle.Unpickler):
             ("torch._utils", "_rebuild_parameter"): self._parameter,
             ("torch._utils", "_rebuild_parameter_with_state"): self._parameter,
             ("copyreg", "_reconstructor"): self._reconstructed,
+            **StandIns().table(),
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -148,13 +126,11 @@ class _Reader(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         origin = f"{module}.{name}"
-        if any(module == package or module.startswith(f"{package}.") for package in _INERT):
+        if is_numpy_class(module, name) or any(
+            module == package or module.startswith(f"{package}.") for package in _INERT
+        ):
             return self._records.setdefault(origin, type("Record", (Record,), {"origin": origin}))
-        raise ArtifactError(
-            f"names '{origin[:80]}', which no checkpoint of a detector needs",
-            path=Path("-"),
-            hint="it may hold code: do not load it with anything else; get the file again",
-        )
+        raise refusal(f"names '{origin[:80]}', which no checkpoint of a detector needs")
 
     def persistent_load(self, pid: Any) -> Any:
         """Returns the storage that a tensor refers to, flat."""
