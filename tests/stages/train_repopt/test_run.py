@@ -5,17 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.detector.released.original_trainer import original_network, save_original
 from tests.detector.released.released_package import first_generation, save_released
 from tests.stages.conftest import Configure, RunStage
 
 from quantpipe.core.artifact import Artifact
+from quantpipe.core.stage import Context
 from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.checkpoint_family import restore_detector
 from quantpipe.detector.checkpoint_file import load_checkpoint, save_checkpoint
 from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.network import build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import extract_scales, released_scales
+from quantpipe.detector.released import READING
 from quantpipe.errors import ArtifactError
 from quantpipe.identity import identity
+from quantpipe.progress import Silent
 from quantpipe.stages.train_repopt import STAGE
 
 
@@ -36,6 +41,9 @@ def test_files_are_named_by_their_content(configured: Configure, tmp_path: Path)
     alone = STAGE.content(config, tmp_path)
     one = STAGE.content(replace(config, checkpoint=first), tmp_path)
     assert alone["checkpoint"] is None
+    # What was made of a file is made again where files come to be read otherwise.
+    assert "reading" not in alone
+    assert one["reading"] == READING
     assert one == STAGE.content(replace(config, checkpoint=second), tmp_path)
     second.write_bytes(b"Weights")
     assert one != STAGE.content(replace(config, checkpoint=second), tmp_path)
@@ -98,6 +106,25 @@ def test_a_public_checkpoint_is_taken_and_written_back_in_its_names(
     plain = torch.load(made["state_dict"].path, weights_only=True)
     for tensors in (read.tensors, plain):
         assert all(torch.equal(tensors[name], tensor) for name, tensor in halved.items())
+
+
+def test_a_calibrated_released_file_is_taken_and_what_it_leaves_out_is_said(
+    configured: Configure, context: Context, trained: Checkpoint, tmp_path: Path
+) -> None:
+    with original_network(restore_detector(trained), calibrated=True, half=False) as module:
+        path = save_original(tmp_path / "yolov6_calib.pt", module)
+    config = replace(configured("train_repopt"), checkpoint=path)
+    outputs = {key: tmp_path / output.kind.files[0] for key, output in STAGE.outputs.items()}
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append  # type: ignore[assignment,method-assign]
+    STAGE.run(config, {}, outputs, replace(context, progress=progress))
+    assert notes == [
+        "step: yolov6_calib.pt: left out: 119 quantizer tensors; "
+        "calibrate.from_checkpoint reads them"
+    ]
+    read = load_checkpoint(outputs["model"])
+    assert all(torch.equal(read.tensors[name], t) for name, t in trained.tensors.items())
 
 
 def test_a_public_search_gives_its_scales(trained: Checkpoint, tmp_path: Path) -> None:

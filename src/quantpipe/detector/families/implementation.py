@@ -154,6 +154,18 @@ class Training:
     start: Callable[[str, Any, int, int, Search], Start]
 
 
+class TakenCheckpoint(NamedTuple):
+    """A file of others as one of ours.
+
+    Attributes:
+        checkpoint: What was read.
+        notes: What was left out and what was taken for granted, a line each.
+    """
+
+    checkpoint: Checkpoint
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Released:
     """Files of the family that others released.
@@ -163,11 +175,18 @@ class Released:
             names of its classes.
         operation_namer: From the names of our operations, what finds the one that a file calls
             otherwise; None for none of them.
+        fold_factors: From the tensors of a file, what folding its BatchNorms multiplies the output
+            channels of each convolution by, (C_out,) in float64, by the file's name of it; none
+            for a convolution that has no BatchNorm beside it.
+        describe: What network the tensors of a file show, and what to do with it: the end of a
+            message.
         idle: Layers of such files that take part in no computation.
     """
 
-    checkpoint: Callable[[Path, Any, tuple[str, ...]], Checkpoint]
+    checkpoint: Callable[[Path, Any, tuple[str, ...]], TakenCheckpoint]
     operation_namer: Callable[[Iterable[str]], Callable[[str], str | None]]
+    fold_factors: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    describe: Callable[[Mapping[str, Tensor]], str]
     idle: tuple[str, ...]
 
 

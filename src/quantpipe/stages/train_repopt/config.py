@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.detector.loss_numbers import BoxLoss
+from quantpipe.detector.released import READING
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import sha256_file
 from quantpipe.given_files import require_file
@@ -62,4 +63,6 @@ def content(config: TrainRepoptConfig, memo: Path) -> Mapping[str, Any]:
     for name in ("checkpoint", "scales"):
         path = getattr(config, name)
         named[name] = None if path is None else sha256_file(path)
+    if config.checkpoint is not None:
+        named["reading"] = READING
     return named

@@ -48,7 +48,10 @@ def _take(config: TrainRepoptConfig, given: Path, outputs: Outputs, context: Con
         released = family_of(model).implementation().released
         if released is None:
             raise ArtifactError(f"family {model.family} reads no such files", path=given)
-        save_checkpoint(outputs["model"], released.checkpoint(given, model, names))
+        taken = released.checkpoint(given, model, names)
+        for note in taken.notes:
+            context.progress.note(f"{context.step}: {given.name}: {note}")
+        save_checkpoint(outputs["model"], taken.checkpoint)
         return {"trained": False, "released": True}
     checkpoint = load_checkpoint(given)
     require_classes(checkpoint, names, given)

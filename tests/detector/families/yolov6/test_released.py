@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.detector.released.original_trainer import original_network, save_original
 from tests.detector.released.released_package import first_generation, save_released
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from quantpipe.detector.families.yolov6.architecture import Architecture, BlockF
 from quantpipe.detector.families.yolov6.checkpoint import description
 from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
-from quantpipe.detector.families.yolov6.released import read_released_checkpoint
+from quantpipe.detector.families.yolov6.released import read_released_checkpoint as take
 from quantpipe.detector.released.state_dict import write_state_dict
 from quantpipe.errors import ArtifactError
 
@@ -89,7 +90,7 @@ def test_repopt_weights_load_as_they_are(
         assert "backbone.ERBlock_5.2.cv1.conv.weight" in tensors
     path = save_released(tmp_path / "public.pt", tensors, ema=None)
     assert "yolov6" not in sys.modules
-    read = read_released_checkpoint(path, SMALL, CLASSES)
+    read = take(path, SMALL, CLASSES).checkpoint
     assert description(read).form == "repopt"
     for name, tensor in tensors_of(detector).items():
         assert torch.equal(read.tensors[name], tensor), name
@@ -107,7 +108,7 @@ def test_repvgg_weights_are_reparameterized(
     tensors = tensors_of(detector)
     tensors = first_generation(tensors) if generation == "first" else tensors
     path = save_released(tmp_path / "public.pt", tensors)
-    read = read_released_checkpoint(path, SMALL, CLASSES)
+    read = take(path, SMALL, CLASSES).checkpoint
     assert description(read).form == "deploy"
     with torch.no_grad():
         expected = detector.double()(images().double())
@@ -138,7 +139,7 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
         for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             tensors.pop(f"{path}.bn.{part}")
     # In half precision on its way: compare with that.
-    read = read_released_checkpoint(save_released(tmp_path / "p.pt", tensors), SMALL, CLASSES)
+    read = take(save_released(tmp_path / "p.pt", tensors), SMALL, CLASSES).checkpoint
     assert description(read).form == "deploy"
     with torch.no_grad():
         expected, got = detector(images()), restore_detector(read)(images())
@@ -148,7 +149,7 @@ def test_fused_blocks_load_beside_convolutions_that_are_not(
 def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
     model, average = (tensors_of(trained(small, "repopt", seed=seed)) for seed in (1, 2))
     path = save_released(tmp_path / "public.pt", model, ema=average)
-    read = read_released_checkpoint(path, SMALL, CLASSES)
+    read = take(path, SMALL, CLASSES).checkpoint
     name = "backbone.stem.conv.weight"
     assert torch.equal(read.tensors[name], average[name])
     assert not torch.equal(average[name], model[name])
@@ -157,7 +158,7 @@ def test_the_average_is_preferred(small: Architecture, tmp_path: Path) -> None:
 def test_a_wrong_number_of_classes_is_one_line(small: Architecture, tmp_path: Path) -> None:
     path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
     with pytest.raises(ArtifactError, match=r"has 2 classes, the data set 3 \(a, b, c\)") as fault:
-        read_released_checkpoint(path, SMALL, ("a", "b", "c"))
+        take(path, SMALL, ("a", "b", "c"))
     assert "\n" not in str(fault.value)
 
 
@@ -178,13 +179,15 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(
     for number, (message, tensors) in enumerate(cases.items()):
         path = save_released(tmp_path / f"{number}.pt", tensors)
         with pytest.raises(ArtifactError, match=message):
-            read_released_checkpoint(path, SMALL, CLASSES)
+            take(path, SMALL, CLASSES)
 
 
 def test_a_model_of_another_size_is_refused(small: Architecture, tmp_path: Path) -> None:
     path = save_released(tmp_path / "public.pt", tensors_of(trained(small, "repopt")))
-    with pytest.raises(ArtifactError, match="choose the model that it is of"):
-        read_released_checkpoint(path, sized("n", 0.25), CLASSES)
+    with pytest.raises(
+        ArtifactError, match=r"YOLOv6 of width 0\.125 of 0\.2, not n; set model\.width="
+    ):
+        take(path, sized("n", 0.25), CLASSES)
 
 
 def test_weights_written_back_are_read_by_torch_and_by_us(
@@ -197,5 +200,100 @@ def test_weights_written_back_are_read_by_torch_and_by_us(
     assert {n: t.shape for n, t in plain.items()} == {
         n: t.shape for n, t in detector.state_dict().items()
     }
-    read = read_released_checkpoint(path, SMALL, CLASSES)
+    read = take(path, SMALL, CLASSES).checkpoint
     assert all(torch.equal(read.tensors[n], t) for n, t in tensors_of(detector).items())
+
+
+@pytest.mark.parametrize("form", ["repopt", "repvgg"])
+@pytest.mark.parametrize("head_folded", [False, True])
+def test_a_calibrated_file_gives_its_weights_without_its_quantizers(
+    small: Architecture, form: BlockForm, head_folded: bool, tmp_path: Path
+) -> None:
+    """As a training with quantizers leaves it, and as the sensitivity tool does, head first."""
+    detector = trained(small, form)
+    with original_network(
+        detector,
+        calibrated=True,
+        folded=lambda path: head_folded and path.startswith("detect."),
+        half=False,
+    ) as module:
+        path = save_original(tmp_path / "calib.pt", module)
+        count = sum("quantizer" in name for name in module.state_dict())
+    taken = take(path, SMALL, CLASSES)
+    # Every convolution, those of the branches and the idle one of the head too, and the pooling.
+    assert count == 1 + 2 * sum(
+        isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in detector.modules()
+    )
+    assert taken.notes == (
+        f"left out: {count} quantizer tensors; calibrate.from_checkpoint reads them",
+    )
+    kept = form == "repopt" and not head_folded
+    assert description(taken.checkpoint).form == ("repopt" if kept else "deploy")
+    with torch.no_grad():
+        expected = detector.double()(images().double())
+        got = restore_detector(taken.checkpoint).double()(images().double())
+    assert float((got - expected).abs().max() / expected.abs().max()) < 1e-5
+    if kept:
+        names = [name for name, _ in detector.named_parameters()]
+        exact = {name: detector.get_parameter(name).float() for name in names}
+        assert all(torch.equal(taken.checkpoint.tensors[name], exact[name]) for name in names)
+
+
+def test_a_convolution_with_a_bias_and_a_batch_norm_keeps_its_bias(
+    small: Architecture, tmp_path: Path
+) -> None:
+    """The plain blocks of 0.2.1, ``block.conv`` with a bias: what it adds, the mean takes off."""
+    detector = trained(small, "repopt")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in tensors_of(detector).items():
+        block, _, part = name.rpartition(".bn.")
+        plain = bool(block) and not block.endswith(".block")
+        if name.endswith(".conv.weight") and ".block.conv." not in name:
+            tensors[name.replace(".conv.weight", ".block.conv.weight")] = tensor
+            bias = torch.linspace(-1, 1, len(tensor))
+            tensors[name.replace(".conv.weight", ".block.conv.bias")] = bias
+        elif plain and part == "running_mean":
+            added = tensor + torch.linspace(-1, 1, len(tensor))
+            tensors[f"{block}.block.bn.{part}"] = added
+        else:
+            tensors[f"{block}.block.bn.{part}" if plain else name] = tensor
+    assert "backbone.stem.block.conv.bias" in tensors
+    torch.save({"state_dict": tensors}, tmp_path / "base.pt")
+    read = take(tmp_path / "base.pt", SMALL, CLASSES).checkpoint
+    assert description(read).form == "deploy"
+    with torch.no_grad():
+        expected = detector.double()(images().double())
+        got = restore_detector(read).double()(images().double())
+    assert float((got - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_state_dict_alone_is_read(small: Architecture, wrapper: str, tmp_path: Path) -> None:
+    detector = trained(small, "repopt")
+    state = {f"{wrapper}{name}": tensor for name, tensor in detector.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "a.pt")
+    read = take(tmp_path / "a.pt", SMALL, CLASSES).checkpoint
+    assert all(torch.equal(read.tensors[n], t) for n, t in tensors_of(detector).items())
+
+
+def test_a_state_dict_that_lacks_a_part_says_which(small: Architecture, tmp_path: Path) -> None:
+    state = tensors_of(trained(small, "repopt"))
+    headless = {name: tensor for name, tensor in state.items() if "cls_preds" not in name}
+    torch.save({"state_dict": headless}, tmp_path / "a.pt")
+    with pytest.raises(ArtifactError, match=r"lacks 'detect\.cls_preds\.0\.bias' and 5 more"):
+        take(tmp_path / "a.pt", SMALL, CLASSES)
+
+
+def test_parts_of_a_batch_norm_that_do_not_fit_are_named(
+    small: Architecture, tmp_path: Path
+) -> None:
+    """In a file that is folded in part, before anything is multiplied."""
+    with original_network(
+        trained(small, "repopt"), calibrated=False, folded=lambda p: p.startswith("detect.")
+    ) as module:
+        tensors = dict(module.state_dict())
+    for part in ("weight", "running_var"):
+        tensors[f"backbone.stem.bn.{part}"] = torch.ones(3)
+    torch.save({"state_dict": tensors}, tmp_path / "a.pt")
+    with pytest.raises(ArtifactError, match=r"no place for its tensor 'backbone\.stem\.bn\."):
+        take(tmp_path / "a.pt", SMALL, CLASSES)

@@ -15,9 +15,11 @@ from quantpipe.detector.families.yolov6.checkpoint import (
 from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.released import (
     IDLE,
-    operation_namer,
+    fold_factors,
     read_released_checkpoint,
 )
+from quantpipe.detector.families.yolov6.released_names import operation_namer
+from quantpipe.detector.families.yolov6.releases import describe
 from quantpipe.detector.families.yolov6.training import start
 
 
@@ -35,6 +37,8 @@ IMPLEMENTATION = Implementation(
     released=Released(
         checkpoint=read_released_checkpoint,
         operation_namer=operation_namer,
+        fold_factors=fold_factors,
+        describe=describe,
         idle=IDLE,
     ),
 )

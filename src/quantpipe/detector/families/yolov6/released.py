@@ -1,14 +1,16 @@
-"""Public YOLOv6 checkpoints as ours, and how their names became ours."""
+"""Released YOLOv6 checkpoints as ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quantpipe.detector.checkpoint import Checkpoint
+from quantpipe.detector.families.implementation import TakenCheckpoint
+from quantpipe.detector.families.yolov6.activations import require_activations
 from quantpipe.detector.families.yolov6.architecture import Architecture, BlockForm
 from quantpipe.detector.families.yolov6.checkpoint import Description
 from quantpipe.detector.families.yolov6.family import YOLOV6, Yolov6Settings, architecture
@@ -19,29 +21,34 @@ from quantpipe.detector.families.yolov6.network import (
     fold_batch_norm,
     uninitialized_detector,
 )
-from quantpipe.detector.released.tensors import read_state
+from quantpipe.detector.families.yolov6.released_names import canonical, our_names
+from quantpipe.detector.families.yolov6.releases import require_release
+from quantpipe.detector.released.tensors import read_network, split_quantizers
 from quantpipe.errors import ArtifactError
 from quantpipe.files import sha256_file
 
 _CLASSES = "detect.cls_preds.0.weight"
-# Ours are constants of the architecture; the public ones are never trained.
+# Ours are constants of the architecture; the released ones are never trained.
 _CONSTANTS = ("detect.proj", "detect.proj_conv.weight")
 IDLE = ("detect.proj_conv",)
 _FORM_MARKS: tuple[tuple[str, BlockForm], ...] = (
     (".rbr_reparam.weight", "deploy"),
     (".rbr_dense.conv.weight", "repvgg"),
     (".scale_1x1.weight", "linear_add"),
-    ("backbone.stem.conv.bias", "deploy"),
+    # A convolution that BatchNorm was folded into, in all blocks or in some.
+    (".conv.bias", "deploy"),
 )
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def read_released_checkpoint(
     path: Path, model: Yolov6Settings, class_names: tuple[str, ...]
-) -> Checkpoint:
-    """Reads a public YOLOv6 checkpoint as one of ours.
+) -> TakenCheckpoint:
+    """Reads a released YOLOv6 checkpoint as one of ours.
 
     RepOpt-form weights stay as they are; RepVGG-form ones are re-parameterized to one convolution a
-    block (arXiv 2101.03697, section 3.3).
+    block (arXiv 2101.03697, section 3.3); where BatchNorm was folded in some places, it is folded
+    in all. Quantizers are left out.
 
     Args:
         path: The file.
@@ -49,50 +56,44 @@ def read_released_checkpoint(
         class_names: The file names no classes: those of the data set, in its order.
 
     Raises:
-        ArtifactError: The number of classes differs, a tensor is missing, extra, of another shape
-            or not finite; one line that names it.
+        ArtifactError: It is of another release, size or activation, the number of classes differs,
+            a tensor is missing, extra, of another shape or not finite; one line that names it.
     """
-    found = read_state(path)
-    form = _form(found)
-    _require_classes(found, class_names, path)
-    if form == "deploy":
-        found = _folded(found)
+    network = read_network(path)
+    found, quantizers = split_quantizers(network.tensors)
     shape = architecture(model, num_classes=len(class_names))
-    tensors = renamed(found, shape, form, path)
-    if form == "repvgg":
-        detector = detector_from_tensors(shape, form, tensors)
-        form, tensors = "deploy", dict(fold_batch_norm(detector).state_dict())
-    return Checkpoint(
-        family=YOLOV6.name,
-        settings=Description(shape, form).settings(),
-        class_names=class_names,
-        input=YOLOV6.input(model),
-        tensors=tensors,
-        provenance={"source": path.name, "source_sha256": sha256_file(path)},
+    require_release(found, shape, path)
+    _require_classes(found, class_names, path)
+    notes = require_activations(network.classes, shape, path)
+    if quantizers:
+        left_out = f"left out: {len(quantizers)} quantizer tensors"
+        notes = (f"{left_out}; calibrate.from_checkpoint reads them", *notes)
+    form, tensors = _deployed_or_trained(found, shape, path)
+    return TakenCheckpoint(
+        checkpoint=Checkpoint(
+            family=YOLOV6.name,
+            settings=Description(shape, form).settings(),
+            class_names=class_names,
+            input=YOLOV6.input(model),
+            tensors=tensors,
+            provenance={"source": path.name, "source_sha256": sha256_file(path)},
+        ),
+        notes=notes,
     )
 
 
-def canonical(name: str) -> str:
-    """A name without the levels that only one generation of the public names has.
-
-    0.2.0 has no ``sppf.`` and no ``block.`` between a conv-bn-activation and its parts; fused
-    RepVGG blocks call their convolution ``rbr_reparam``.
-    """
-    levels = f"{name}."
-    for level in ("conv", "bn"):
-        levels = levels.replace(f".block.{level}.", f".{level}.")
-    return levels.replace(".sppf.", ".").replace(".rbr_reparam.", ".conv.")[:-1]
-
-
-def operation_namer(names: Iterable[str]) -> Callable[[str], str | None]:
-    """What finds ours among ``names`` by a public name of either generation."""
-    ours = _our_names(names)
-    return lambda name: ours.get(canonical(name))
-
-
-def _our_names(names: Iterable[str]) -> dict[str, str]:
-    """Maps canonical names to ours, for the names of one of our networks."""
-    return {canonical(name): name for name in names}
+def _deployed_or_trained(
+    found: Mapping[str, Tensor], shape: Architecture, path: Path
+) -> tuple[BlockForm, dict[str, Tensor]]:
+    """The form that a file's network keeps here, and its tensors under our names."""
+    form = _form(found)
+    if form == "deploy":
+        found = _folded(found)
+    if form == "repvgg":
+        tensors = renamed(_unfolded(found), shape, form, path)
+        detector = detector_from_tensors(shape, form, tensors)
+        return "deploy", dict(fold_batch_norm(detector).state_dict())
+    return form, renamed(found, shape, form, path)
 
 
 def renamed(
@@ -104,7 +105,7 @@ def renamed(
         ArtifactError: One is missing, extra, twice there, of another shape, or not finite.
     """
     expected = uninitialized_detector(shape, form).state_dict()
-    ours = _our_names(expected)
+    ours = our_names(expected)
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         own = ours.get(canonical(name))
@@ -118,7 +119,7 @@ def renamed(
             raise ArtifactError(
                 f"'{name}' is {list(tensor.shape)}, in {shape.name} {list(want.shape)}",
                 path=path,
-                hint="choose the model that it is of with model=",
+                hint="set the model.* channels that it was trained with",
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"'{name}' holds a NaN or an infinity", path=path)
@@ -157,18 +158,43 @@ def _require_classes(found: Mapping[str, Tensor], class_names: tuple[str, ...], 
         )
 
 
-def _folded(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Folds what BatchNorm a deployed checkpoint has left: W g / s, and b - mean g / s."""
-    tensors = dict(found)
-    for name in found:
+def fold_factors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns g / s of the BatchNorm beside each convolution, (C_out,) in float64, by its name."""
+    factors = {}
+    for name, variance in tensors.items():
         path = name.removesuffix(".bn.running_var")
-        if path == name or f"{path}.conv.weight" not in found:
-            continue
-        parts = ("weight", "bias", "running_mean", "running_var")
-        gain, bias, mean, variance = (tensors.pop(f"{path}.bn.{part}").double() for part in parts)
+        gain = tensors.get(f"{path}.bn.weight")
+        if path != name and gain is not None and gain.ndim == 1 and gain.shape == variance.shape:
+            factors[f"{path}.conv"] = gain.double() / (variance.double() + BATCH_NORM_EPS).sqrt()
+    return factors
+
+
+def _folded(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Folds what BatchNorm is left: W g / s, and b + (b' - mean) g / s of a convolution's b'."""
+    tensors = dict(found)
+    for conv, factor in fold_factors(found).items():
+        path = conv.removesuffix(".conv")
+        weight = tensors.get(f"{conv}.weight")
+        norm = [tensors.get(f"{path}.bn.{part}") for part in _BATCH_NORM]
+        if weight is None or any(t is None or len(t) != len(weight) for t in norm):
+            continue  # reported as a tensor without a place
+        _, bias, mean, _ = (tensors.pop(f"{path}.bn.{part}").double() for part in _BATCH_NORM)
         tensors.pop(f"{path}.bn.num_batches_tracked", None)
-        factor = gain / (variance + BATCH_NORM_EPS).sqrt()
-        weight = tensors[f"{path}.conv.weight"].double() * factor.view(-1, 1, 1, 1)
-        tensors[f"{path}.conv.weight"] = weight.float()
-        tensors[f"{path}.conv.bias"] = (bias - mean * factor).float()
+        own = tensors.get(f"{conv}.bias", torch.zeros_like(mean)).double()
+        tensors[f"{conv}.weight"] = (weight.double() * factor.view(-1, 1, 1, 1)).float()
+        tensors[f"{conv}.bias"] = (bias + (own - mean) * factor).float()
+    return tensors
+
+
+def _unfolded(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives folded convolutions beside branches a BatchNorm that changes nothing but the bias."""
+    tensors = dict(found)
+    for name, bias in found.items():
+        path = name.removesuffix(".conv.bias")
+        if path == name or f"{path}.bn.running_var" in found:
+            continue
+        ones = torch.ones_like(tensors.pop(name))
+        values = (ones, bias, ones * 0, ones - BATCH_NORM_EPS)
+        tensors.update({f"{path}.bn.{p}": t for p, t in zip(_BATCH_NORM, values, strict=True)})
+        tensors[f"{path}.bn.num_batches_tracked"] = torch.tensor(0)
     return tensors
