@@ -169,7 +169,7 @@ def first_generation_of_ranges(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 "backbone.stem.conv._input_quantizer._amax": torch.ones(()),
                 "backbone.stem.conv._weight_quantizer._amax": torch.ones(3, 1, 1, 1),
             },
-            "has 3 ranges, the model 8 channels",
+            "has 3 ranges, in the model 8 channels",
         ),
         (
             {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from quantpipe.detector.released import READING
 from quantpipe.errors import ArtifactError, ConfigurationError
 from quantpipe.files import sha256_file
 from quantpipe.given_files import require_file
@@ -110,5 +111,5 @@ def content(config: CalibrateConfig, memo: Path) -> Mapping[str, Any]:
     """The images, and the file that the configuration names."""
     named: dict[str, Any] = {"data": data_content(config.data, (config.split,), memo)}
     if config.from_checkpoint is not None:
-        named["from_checkpoint"] = sha256_file(config.from_checkpoint)
+        named |= {"from_checkpoint": sha256_file(config.from_checkpoint), "reading": READING}
     return named

@@ -135,11 +135,8 @@ def _ranges(
             hint="set calibrate.from_checkpoint=null",
         )
     found = read_released_ranges(config.from_checkpoint, network, operations, released)
-    if found.missing:
-        progress.note(
-            f"{context.step}: {config.from_checkpoint.name} leaves {len(found.missing)} operations "
-            f"in float: {', '.join(found.missing[:4])}" + (", ..." if found.missing[4:] else "")
-        )
+    for note in found.notes:
+        progress.note(f"{context.step}: {note}")
     return found.activations, found.weights
 
 
