@@ -1,10 +1,10 @@
 """The range of a weight in a released checkpoint, as the range of the weight that is deployed.
 
-pytorch-quantization looks at the weight of its own module. Where a BatchNorm stands beside the convolution
-that is the weight before folding, W, and what is deployed is W g / sqrt(v + eps): each output
-channel and its range are multiplied by the same number. Quantizing W and multiplying is the same as
-multiplying and quantizing with the multiplied range, so that nothing is lost. Which of the two a
-range is of is decided by the largest magnitudes of the deployed weight itself.
+pytorch-quantization looks at the weight of its own module. Where a BatchNorm stands beside the
+convolution that is the weight before folding, W, and what is deployed is W g / sqrt(v + eps): each
+output channel and its range are multiplied by the same number. Quantizing W and multiplying is the
+same as multiplying and quantizing with the multiplied range, so that nothing is lost. Which of the
+two a range is of is decided by the largest magnitudes of the deployed weight itself.
 """
 
 from __future__ import annotations
