@@ -27,6 +27,7 @@ from quantpipe.cli.config import read_run
 from quantpipe.data.loader import Batch
 from quantpipe.detector.families.yolov6.family import architecture, input_of
 from quantpipe.detector.families.yolov6.loss import detection_loss
+from quantpipe.detector.families.yolov6.loss_settings import Yolov6Loss
 from quantpipe.detector.families.yolov6.network import Detector, build_detector, fold_batch_norm
 from quantpipe.process_group import SingleProcess
 from quantpipe.progress import Silent
@@ -123,7 +124,8 @@ class Subject:
         """Trains for the steps of one turn."""
         settings = self.settings
         student = self._student(ranges)
-        numbers = replace(recipe(settings, settings.box_loss), epochs=1)
+        assert isinstance(settings.loss, Yolov6Loss)
+        numbers = replace(recipe(settings), epochs=1)
         lessons = distillation_loss(self.network, settings.distillation, epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             start = time.process_time()
@@ -132,7 +134,7 @@ class Subject:
                 Repeated(self.batches),
                 numbers,
                 Objective(
-                    loss=detection_loss(numbers.loss, numbers.box_loss),
+                    loss=detection_loss(settings.loss),
                     extra_loss=lessons,
                     gradient_masks=None,
                 ),

@@ -35,6 +35,7 @@ from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
 from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.detector.families.implementation import DetectorNetwork
 from quantpipe.detector.families.yolov6.loss import detection_loss
+from quantpipe.detector.families.yolov6.loss_settings import Yolov6Loss
 from quantpipe.evaluation.accuracy import matched_agreement
 from quantpipe.evaluation.average_precision import MatchedDetections
 from quantpipe.evaluation.dataset import measure
@@ -315,11 +316,11 @@ def ranking(model: Model, contender: Contender, seconds_by_evaluation: float) ->
     """Ranks the operations of a model; prints a line, for some take minutes."""
     chosen = model.seen.subset(sample(len(model.seen.images), contender.num_images, SEED + 1))
     settings = model.settings
-    assert settings.box_loss is not None
+    assert isinstance(settings.loss, Yolov6Loss)
     method = ranking_method(
         contender.method,
         dataset=chosen,
-        loss=detection_loss(settings.loss, settings.box_loss),
+        loss=detection_loss(settings.loss),
         output_error=contender.output_error,
         num_projections=settings.num_projections,
         device=CPU,

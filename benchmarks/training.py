@@ -33,6 +33,7 @@ from quantpipe.data.shapes import generate_shapes
 from quantpipe.detector.families.yolov6.architecture import BlockForm
 from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
 from quantpipe.detector.families.yolov6.loss import detection_loss
+from quantpipe.detector.families.yolov6.loss_settings import Yolov6Loss
 from quantpipe.detector.families.yolov6.network import Detector, build_detector
 from quantpipe.detector.families.yolov6.rep_optimizer import (
     extract_scales,
@@ -211,17 +212,18 @@ def run_loop(subject: Subject, mixed: bool, num_workers: int) -> tuple[float, fl
     clock = Clock(source)
     detector = subject.detector()
     with tempfile.TemporaryDirectory() as folder:
-        numbers = _recipe(subject, mixed)
+        numbers, settings = _recipe(subject, mixed), subject.settings
+        assert isinstance(settings.loss, Yolov6Loss)
         result = train(
             detector,
             clock,
             numbers,
             Objective(
-                loss=detection_loss(numbers.loss, numbers.box_loss),
+                loss=detection_loss(settings.loss),
                 extra_loss=None,
                 gradient_masks=_masks(subject, detector),
             ),
-            input_of(subject.settings.model),
+            input_of(settings.model),
             device=CPU,
             processes=SingleProcess(),
             save_every=10_000,
@@ -270,7 +272,7 @@ def _source(subject: Subject, num_workers: int) -> DatasetBatches:
 def _recipe(subject: Subject, mixed: bool) -> Recipe:
     settings = subject.settings
     schedule = replace(settings.schedule, mixed_precision=mixed, no_augmentation_epochs=0)
-    return replace(recipe(settings, settings.box_loss), epochs=1, schedule=schedule)
+    return replace(recipe(settings), epochs=1, schedule=schedule)
 
 
 def _masks(subject: Subject, detector: Detector) -> dict[str, torch.Tensor] | None:

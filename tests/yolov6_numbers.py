@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
-from quantpipe.detector.loss_numbers import LossNumbers
+from quantpipe.detector.families.yolov6.loss_settings import Yolov6Loss
 
-LOSS_NUMBERS = LossNumbers(
+LOSS_SETTINGS = Yolov6Loss(
+    family="yolov6",
     assignment_topk=13,
     assignment_alpha=1.0,
     assignment_beta=6.0,
@@ -13,6 +14,7 @@ LOSS_NUMBERS = LossNumbers(
     focal_gamma=2.0,
     classification_weight=1.0,
     box_weight=2.5,
+    box_loss="giou",
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tests.input_specifications import letterboxed
 from tests.training.conftest import DISTILLATION, TinyDetector, changed, rectangles
+from tests.yolov6_numbers import LOSS_SETTINGS
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.errors import DataError
@@ -116,7 +117,7 @@ def _trained(
         Shared(processes, fate),
         changed(recipe, batch_size=NUM_IMAGES, nominal_batch=NUM_IMAGES),
         Objective(
-            loss=detection_loss(recipe.loss, recipe.box_loss),
+            loss=detection_loss(LOSS_SETTINGS),
             extra_loss=extra_loss,
             gradient_masks=None,
         ),

@@ -1,13 +1,17 @@
+"""Models and losses are of families of the table, and mistakes in them are named."""
+
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from tests.yolov6_numbers import LOSS_SETTINGS
 
 from quantpipe.detector.families.yolov6.family import Yolov6Settings, architecture
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import convert
-from quantpipe.settings.model import ModelSettings, input_of
+from quantpipe.settings.model import LossSettings, ModelSettings, input_of, loss_of
 
 VALUES: dict[str, Any] = {
     "family": "yolov6",
@@ -58,4 +62,24 @@ def test_one_side_means_a_square(image_size: int | list[int], size: tuple[int, i
 def test_mistakes_are_named(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         convert(ModelSettings, VALUES | changes, "model")
+    assert str(caught.value).startswith(line)
+
+
+def test_a_loss_is_of_the_family_that_it_names() -> None:
+    assert convert(LossSettings, asdict(LOSS_SETTINGS), "train.loss") == LOSS_SETTINGS
+    loss = loss_of("yolov6", LOSS_SETTINGS, path="train.loss")
+    assert vars(loss)["settings"] == LOSS_SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"family": "yolov5"}, "train.loss.family: 'yolov5' is unknown; did you mean 'yolov6'?"),
+        ({"box_loss": "diou"}, "train.loss.box_loss: 'diou' is not one of giou, siou"),
+        ({"focal_alpha": 2.0}, "train.loss.focal_alpha: 2 is not between 0 and 1"),
+    ],
+)
+def test_mistakes_in_a_loss_are_named(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        convert(LossSettings, asdict(LOSS_SETTINGS) | changes, "train.loss")
     assert str(caught.value).startswith(line)

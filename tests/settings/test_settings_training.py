@@ -42,8 +42,7 @@ def test_a_batch_is_shared_evenly_or_refused() -> None:
 @pytest.mark.parametrize("step", ["train_repopt", "qat_distill"])
 def test_a_recipe_holds_every_value_of_the_stage(step: str) -> None:
     settings = training(step)
-    made = vars(recipe(settings, "siou"))
-    assert made.pop("box_loss") == "siou"
+    made = vars(recipe(settings))
     assert made == {name: getattr(settings, name) for name in made}
 
 
@@ -54,7 +53,7 @@ def test_the_trainers_precision_comes_first(precision: Any, mixed: bool | None) 
     settings = replace(training("qat_distill"), trainer=trainer(precision=precision))
     for own in (False, True):
         schedule = replace(settings.schedule, mixed_precision=own)
-        found = recipe(replace(settings, schedule=schedule), "giou").schedule
+        found = recipe(replace(settings, schedule=schedule)).schedule
         assert found == replace(schedule, mixed_precision=own if mixed is None else mixed)
 
 

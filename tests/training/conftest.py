@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from tests.training.quantized import TINY
-from tests.yolov6_numbers import LOSS_NUMBERS
 from torch import Tensor, nn
 
 from quantpipe.detector.families.implementation import RawPrediction
@@ -38,8 +37,6 @@ RECIPE = Recipe(
     batch_size=2,
     lr=0.02,
     schedule=_SCHEDULE,
-    box_loss="giou",
-    loss=LOSS_NUMBERS,
     validate_every=1,
     patience=None,
 )
@@ -53,14 +50,13 @@ DISTILLATION = DistillationNumbers(
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with other numbers, of its own, its schedule's or its loss's."""
+    """The recipe with other numbers, of its own, or its schedule's."""
 
     def taken(numbers: Any) -> dict[str, Any]:
         return {f.name: changes.pop(f.name) for f in fields(numbers) if f.name in changes}
 
     schedule = replace(recipe.schedule, **taken(recipe.schedule))
-    loss = replace(recipe.loss, **taken(recipe.loss))
-    return replace(recipe, schedule=schedule, loss=loss, **changes)
+    return replace(recipe, schedule=schedule, **changes)
 
 
 class TinyDetector(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.input_specifications import letterboxed
+from tests.yolov6_numbers import LOSS_SETTINGS
 from torch import nn
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
@@ -45,7 +46,7 @@ def make_epochs(tmp_path: Path, make_recipe: Make, tiny_detector: Make) -> Make:
             recipe=recipe,
             rates=rates(recipe, steps_per_epoch=LENGTH),
             objective=Objective(
-                loss=detection_loss(recipe.loss, recipe.box_loss),
+                loss=detection_loss(LOSS_SETTINGS),
                 extra_loss=None,
                 gradient_masks=None,
             ),

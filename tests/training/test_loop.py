@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.input_specifications import letterboxed
 from tests.training.conftest import DISTILLATION
+from tests.yolov6_numbers import LOSS_SETTINGS
 from torch import Tensor, nn
 
 from quantpipe.detector.families.yolov6.architecture import Architecture
@@ -70,7 +71,7 @@ def run(
         if name in changes:
             recipe = replace(recipe, **{name: changes.pop(name)})
     objective = Objective(
-        loss=detection_loss(recipe.loss, recipe.box_loss),
+        loss=detection_loss(changes.pop("loss", LOSS_SETTINGS)),
         extra_loss=changes.pop("extra_loss", None),
         gradient_masks=changes.pop("gradient_masks", None),
     )
@@ -400,9 +401,10 @@ def test_distillation_pulls_the_student_to_the_teacher(
     result = run(
         tiny_detector(batch_norm=False),
         make_source(5),
-        make_recipe(epochs=6, classification_weight=0.0, box_weight=0.0, lr=0.1),
+        make_recipe(epochs=6, lr=0.1),
         tmp_path,
         extra_loss=extra,
+        loss=replace(LOSS_SETTINGS, classification_weight=0.0, box_weight=0.0),
     )
     losses = [record["extra"] for record in result.history]
     assert 0 < losses[-1] < 0.7 * losses[0]

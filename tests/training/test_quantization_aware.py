@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from tests.input_specifications import letterboxed
 from tests.training.conftest import DISTILLATION
 from tests.training.quantized import RULES, calibrated, deployed_detector, student_of
+from tests.yolov6_numbers import LOSS_SETTINGS
 
 from quantpipe.detector.families.yolov6.loss import detection_loss
 from quantpipe.detector.families.yolov6.network import Detector
@@ -54,7 +56,7 @@ def run(
         source,
         recipe,
         Objective(
-            loss=detection_loss(recipe.loss, recipe.box_loss),
+            loss=detection_loss(replace(LOSS_SETTINGS, classification_weight=0.0)),
             extra_loss=distillation_loss(teacher, DISTILLATION, epochs=recipe.epochs),
             gradient_masks=None,
         ),
@@ -76,7 +78,7 @@ def test_a_fake_quantized_network_learns_from_its_float_self_and_resumes(
     deployed: Detector,
     scales: ScaleCache,
 ) -> None:
-    recipe = make_recipe(epochs=4, lr=1e-3, warmup_epochs=0.0, classification_weight=0.0)
+    recipe = make_recipe(epochs=4, lr=1e-3, warmup_epochs=0.0)
     teacher = copy.deepcopy(deployed)
     before = copy.deepcopy(deployed.state_dict())
 
@@ -114,7 +116,7 @@ def test_a_state_of_other_ranges_is_refused(
     deployed: Detector,
     scales: ScaleCache,
 ) -> None:
-    recipe = make_recipe(epochs=1, lr=1e-3, classification_weight=0.0)
+    recipe = make_recipe(epochs=1, lr=1e-3)
     arguments = (deployed, make_source(1), recipe, tmp_path, Silent())
     run(student_of(deployed, scales, RULES["learned"]), *arguments)
     with pytest.raises(ArtifactError, match="of another network or recipe"):

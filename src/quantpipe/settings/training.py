@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from quantpipe.data.augmentation import Augmentation
-from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 from quantpipe.distributed.launch import require_size
 from quantpipe.errors import ConfigurationError, MachineError
 from quantpipe.schema import Between, ExecutionOnly, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, check_data
+from quantpipe.settings.model import LossSettings
 from quantpipe.training.execution import Execution
 from quantpipe.training.recipe import Recipe
 from quantpipe.training.schedule import Schedule
@@ -42,7 +42,7 @@ class TrainingSettings:
     batch_size: BatchSize
     lr: Positive
     schedule: Schedule
-    loss: LossNumbers
+    loss: LossSettings
     augmentation: Augmentation
     validate_every: Annotated[int, Between(1)]
     patience: Annotated[int | None, Between(1)]
@@ -89,9 +89,8 @@ def check_log(folder: Path | None) -> None:
         )
 
 
-def recipe(settings: TrainingSettings, box_loss: BoxLoss | None) -> Recipe:
+def recipe(settings: TrainingSettings) -> Recipe:
     """The numbers of a training, in the trainer's precision or, where it names none, their own."""
-    assert box_loss is not None, "a model that can be trained has one"
     schedule, precision = settings.schedule, settings.trainer.precision
     if precision is not None:
         schedule = replace(schedule, mixed_precision=precision == "bf16-mixed")
@@ -100,8 +99,6 @@ def recipe(settings: TrainingSettings, box_loss: BoxLoss | None) -> Recipe:
         batch_size=settings.batch_size,
         lr=settings.lr,
         schedule=schedule,
-        box_loss=box_loss,
-        loss=settings.loss,
         validate_every=settings.validate_every,
         patience=settings.patience,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 from quantpipe.training.schedule import Schedule
 
 
@@ -18,8 +17,6 @@ class Recipe:
         batch_size: Images in a batch, of all ranks together.
         lr: Learning rate after the warm-up.
         schedule: What the optimizer does with it.
-        box_loss: How boxes are compared.
-        loss: Assignment, and the weights of the losses.
         validate_every: Epochs from one validation to the next; the last is always validated.
         patience: Epochs after which a training whose score has not risen ends; None for never.
     """
@@ -28,8 +25,6 @@ class Recipe:
     batch_size: int
     lr: float
     schedule: Schedule
-    box_loss: BoxLoss
-    loss: LossNumbers
     validate_every: int
     patience: int | None
 

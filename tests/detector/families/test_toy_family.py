@@ -19,6 +19,7 @@ from tests.detector.families.toy_family import (
     toy_checkpoint,
     toy_input,
 )
+from tests.detector.families.toy_training import TRAINED_TOY
 
 from quantpipe.cli import command
 from quantpipe.data.network_input import as_array
@@ -30,6 +31,7 @@ from quantpipe.engines.registry import load_engine
 from quantpipe.quantization.precision_plan import load_plan
 from quantpipe.quantization.scale_cache import load_scales
 
+LOSS = "family: toy\nside_weight: 1.0\n"
 MODEL = "family: toy\nname: toy\nimage_size: [48, 80]\n"
 CLASSES = ("circle", "square")
 OPERATIONS = ("layers.0", "layers.2", "layers.4", "layers.6", "head")
@@ -51,8 +53,9 @@ def _in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
-    (folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
-    (folder / "conf" / "model" / "toy.yaml").write_text(MODEL)
+    for group, text in (("model", MODEL), ("loss", LOSS)):
+        (folder / "conf" / group).mkdir(parents=True, exist_ok=True)
+        (folder / "conf" / group / "toy.yaml").write_text(text)
     save_checkpoint(folder / "toy.safetensors", toy_checkpoint(CLASSES))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["quantpipe", "--config-dir", "conf", *SMALL, *overrides])
@@ -145,4 +148,41 @@ def test_what_it_cannot_do_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(AssertionError):
         run(monkeypatch, tmp_path, *overrides)
+    assert line in capsys.readouterr().err
+
+
+TRAINED = (
+    *("train_repopt.checkpoint=null", "train_repopt.form=plain", "train_repopt.epochs=4"),
+    *("train_repopt.batch_size=4", "train_repopt.validate_every=4", "sensitivity.method=loss"),
+    *("pipeline.steps=[train_repopt,calibrate,sensitivity]", "train_repopt.lr=0.002"),
+)
+OWN_LOSS = ("loss@train_repopt.loss=toy", "loss@sensitivity.loss=toy")
+
+
+def test_with_a_loss_of_its_own_it_is_trained_and_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(FAMILIES, dict)
+    monkeypatch.setitem(FAMILIES, "toy", TRAINED_TOY)
+    run(monkeypatch, tmp_path, *TRAINED, *OWN_LOSS)
+    folder = tmp_path / "run"
+    losses = [
+        epoch["loss"]
+        for epoch in json.loads((folder / "train_repopt" / "history.json").read_text())["train"]
+    ]
+    assert losses[-1] < 0.7 * losses[0]
+    table = json.loads((folder / "sensitivity" / "sensitivity.json").read_text())
+    assert {row["name"] for row in table["rows"]} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("step", ["train_repopt", "sensitivity"])
+def test_the_numbers_of_another_loss_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    assert isinstance(FAMILIES, dict)
+    monkeypatch.setitem(FAMILIES, "toy", TRAINED_TOY)
+    own = [override for override in OWN_LOSS if step not in override]
+    with pytest.raises(AssertionError):
+        run(monkeypatch, tmp_path, *TRAINED, *own)
+    line = f"{step}.loss: they are those of family yolov6, not toy"
     assert line in capsys.readouterr().err

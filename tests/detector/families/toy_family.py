@@ -75,7 +75,7 @@ class ToyNetwork(DetectorNetwork):
         return RawPrediction(scores.logit(1e-6).transpose(1, 2), sides.transpose(1, 2), (raw,))
 
     def may_use_channels_last(self, device: torch.device) -> bool:
-        """It is not trained."""
+        """It has not been tried."""
         return False
 
 
@@ -157,6 +157,7 @@ TOY = Family(
     input=lambda model: toy_input(height_and_width(model.image_size)),
     operations=lambda _: None,
     forms=(),
+    loss=None,
     module=__name__,
 )
 

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.evaluation.random_boxes import random_detections, random_truth
-from tests.yolov6_numbers import LOSS_NUMBERS
+from tests.yolov6_numbers import LOSS_SETTINGS
 
 from quantpipe.detector.families.implementation import RawPrediction
 from quantpipe.detector.families.yolov6.architecture import STRIDES
-from quantpipe.detector.families.yolov6.loss import DetectionLoss
+from quantpipe.detector.families.yolov6.loss import TaskAlignedLoss
 from quantpipe.stages.sensitivity.methods import LabeledPrediction, _images, image_losses
 
-LOSS = DetectionLoss(
-    strides=STRIDES,
-    box_loss="siou",
-    numbers=LOSS_NUMBERS,
-)
+LOSS = TaskAlignedLoss(strides=STRIDES, settings=replace(LOSS_SETTINGS, box_loss="siou"))
 ANCHORS = 64 + 16 + 4
 
 

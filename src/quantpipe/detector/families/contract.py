@@ -40,6 +40,14 @@ class FamilySettings(Protocol):
         """Of the input."""
 
 
+class FamilyLoss(Protocol):
+    """The ``loss`` group of a family: a frozen dataclass without defaults, told apart as models."""
+
+    @property
+    def family(self) -> str:
+        """Key of the family in the table."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """The light half of a family.
@@ -53,6 +61,7 @@ class Family:
             read.
         forms: Of the network that is trained from labels, the names that its ``training`` knows;
             none where it cannot be.
+        loss: Type of the ``loss`` group, see :class:`FamilyLoss`; None where there is no loss.
         module: Where ``IMPLEMENTATION`` stands, the heavy half.
     """
 
@@ -61,6 +70,7 @@ class Family:
     input: Callable[[Any], InputSpecification]
     operations: Callable[[Any], tuple[str, ...] | None]
     forms: tuple[str, ...]
+    loss: type[Any] | None
     module: str
 
     def implementation(self) -> Implementation:

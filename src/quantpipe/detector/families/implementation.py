@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from quantpipe.detector.checkpoint import Checkpoint
-from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 
 
 class RawPrediction(NamedTuple):
@@ -145,12 +144,12 @@ class Training:
     """What a family gives that can be trained from labels.
 
     Attributes:
-        loss: Of the numbers of the ``loss`` group and the model's box loss.
+        loss: Of the ``loss`` group, in the family's own type.
         start: From a form of the network that the family knows, the ``model`` group, the number of
             classes, a seed, and what an earlier training is given.
     """
 
-    loss: Callable[[LossNumbers, BoxLoss], DetectionLoss]
+    loss: Callable[[Any], DetectionLoss]
     start: Callable[[str, Any, int, int, Search], Start]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.schema import Fraction, Positive
 from quantpipe.settings.data import data_content
 from quantpipe.settings.training import TrainingSettings, check_training
@@ -32,7 +31,6 @@ class QatDistillConfig(TrainingSettings):
 
     ranges: Literal["fixed", "learned", "ema"]
     range_training: RangeSettings
-    box_loss: BoxLoss | None
     distillation: DistillationNumbers
 
 

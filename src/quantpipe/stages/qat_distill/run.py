@@ -14,7 +14,7 @@ from torch import nn
 
 from quantpipe.core.artifact import Artifact
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
-from quantpipe.detector.checkpoint_family import as_deployed, implementation_of, restore_detector
+from quantpipe.detector.checkpoint_family import as_deployed, restore_detector
 from quantpipe.detector.checkpoint_file import load_checkpoint
 from quantpipe.errors import ConfigurationError
 from quantpipe.files import write_json
@@ -31,6 +31,7 @@ from quantpipe.quantization.simulation.network import quantize_to_train, without
 from quantpipe.quantization.simulation.ranges import Averaged, Fixed, Learned, RangeRule
 from quantpipe.quantization.simulation.trained_ranges import scales_after_training
 from quantpipe.settings.data import open_split
+from quantpipe.settings.model import loss_of
 from quantpipe.settings.training import execution, log_folder, recipe
 from quantpipe.stages.qat_distill.config import QatDistillConfig
 from quantpipe.training.fit import Distillation, TrainingJob, fit
@@ -108,8 +109,8 @@ def _fit(
     teacher: Path,
     context: Context,
 ) -> TrainResult:
-    training = implementation_of(model.checkpoint).training
-    if training is None:
+    loss = loss_of(model.checkpoint.family, config.loss, path=f"{context.step}.loss")
+    if loss is None:
         raise ConfigurationError(
             f"family {model.checkpoint.family} has no loss to train with",
             path=context.step,
@@ -119,11 +120,11 @@ def _fit(
     held_out = open_split(config.data, "val", context)
     require_classes(model.checkpoint, dataset.class_names, model.path)
     require_classes(load_checkpoint(teacher), dataset.class_names, teacher)
-    numbers = recipe(config, config.box_loss)
+    numbers = recipe(config)
     job = TrainingJob(
         detector=student,
         recipe=numbers,
-        loss=training.loss(numbers.loss, numbers.box_loss),
+        loss=loss,
         dataset=dataset,
         specification=model.checkpoint.input,
         augmentation=config.augmentation,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
 from quantpipe.distributed.launch import require_size
 from quantpipe.schema import Between, ExecutionOnly
 from quantpipe.settings.data import BatchSize, DataSettings, Split, check_data, data_content
+from quantpipe.settings.model import LossSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class SensitivityConfig:
     batch_size: BatchSize
     output_error: Literal["detections", "noise"]
     num_projections: Annotated[int, Between(1, 1000)]
-    box_loss: BoxLoss | None
-    loss: LossNumbers
+    loss: LossSettings
 
 
 def check(config: SensitivityConfig) -> None:

@@ -6,7 +6,6 @@ import torch
 
 from quantpipe.core.stage import Context, Inputs, Metrics, Outputs
 from quantpipe.detector.checkpoint import Checkpoint
-from quantpipe.detector.checkpoint_family import implementation_of
 from quantpipe.detector.families.implementation import DetectionLoss
 from quantpipe.errors import ConfigurationError
 from quantpipe.quantization.model import load_model
@@ -17,6 +16,7 @@ from quantpipe.quantization.sensitivity.table import (
     save_table,
 )
 from quantpipe.settings.data import choose_images, open_split
+from quantpipe.settings.model import loss_of
 from quantpipe.stages.sensitivity.config import SensitivityConfig
 from quantpipe.stages.sensitivity.methods import RankingJob, rank_together
 
@@ -54,7 +54,7 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
         dataset=dataset.subset(choose_images(dataset, config.num_images, context)),
         specification=specification,
         batch_size=config.batch_size,
-        loss=_loss(config, model.checkpoint),
+        loss=_loss(config, model.checkpoint, context.step),
         output_error=config.output_error,
         num_projections=config.num_projections,
         device=context.device,
@@ -66,7 +66,7 @@ def _ranked(config: SensitivityConfig, inputs: Inputs, context: Context) -> Sens
     )
 
 
-def _loss(config: SensitivityConfig, checkpoint: Checkpoint) -> DetectionLoss | None:
+def _loss(config: SensitivityConfig, checkpoint: Checkpoint, step: str) -> DetectionLoss | None:
     """The loss of the checkpoint's family; None where no ranking by loss is asked for.
 
     Raises:
@@ -74,15 +74,14 @@ def _loss(config: SensitivityConfig, checkpoint: Checkpoint) -> DetectionLoss | 
     """
     if config.method != "loss":
         return None
-    training = implementation_of(checkpoint).training
-    if training is None:
+    loss = loss_of(checkpoint.family, config.loss, path=f"{step}.loss")
+    if loss is None:
         raise ConfigurationError(
             f"family {checkpoint.family} has no loss",
-            path="sensitivity.method",
+            path=f"{step}.method",
             hint="take gradient, output or map",
         )
-    assert config.box_loss is not None, "a model that can be trained has one"
-    return training.loss(config.loss, config.box_loss)
+    return loss
 
 
 def _worth(table: SensitivityTable) -> str:

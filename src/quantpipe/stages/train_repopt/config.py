@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.detector.released import READING
 from quantpipe.errors import ArtifactError, ConfigurationError, nearest
 from quantpipe.files import sha256_file
 from quantpipe.given_files import require_file
 from quantpipe.schema import Positive
 from quantpipe.settings.data import data_content
-from quantpipe.settings.model import ModelSettings, family_of
+from quantpipe.settings.model import ModelSettings, family_of, require_loss_of
 from quantpipe.settings.training import Epochs, TrainingSettings, check_training
 
 
@@ -31,7 +30,6 @@ class TrainRepoptConfig(TrainingSettings):
     """Settings of the stage; see ``conf/stage/train_repopt.yaml``."""
 
     model: ModelSettings
-    box_loss: BoxLoss | None
     form: str
     checkpoint: Path | None
     scales: Path | None
@@ -40,7 +38,10 @@ class TrainRepoptConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         forms = family_of(self.model).forms
-        if forms and self.form not in forms:
+        if not forms:
+            return
+        require_loss_of(self.model.family, self.loss, path="loss")
+        if self.form not in forms:
             raise ConfigurationError(
                 f"{self.form!r} is not one of {', '.join(forms)}",
                 path="form",

@@ -100,7 +100,7 @@ def _train(config: TrainRepoptConfig, outputs: Outputs, context: Context) -> Met
     )
     num_classes = len(dataset.class_names)
     start = training.start(config.form, config.model, num_classes, context.seed, search)
-    numbers = recipe(config, config.box_loss)
+    numbers = recipe(config)
     result = _fit("train", config, numbers, start.network, start.masks, dataset, held_out, context)
     selected = result.selected(config.select)
     checkpoint = Checkpoint(
@@ -147,7 +147,7 @@ def _searched(
     context: Context,
 ) -> Mapping[str, Tensor]:
     """The weights that a training of the length and rate of the search leaves."""
-    numbers = recipe(config, config.box_loss)
+    numbers = recipe(config)
     numbers = replace(numbers, epochs=config.search.epochs, lr=config.search.lr)
     found = _fit("search", config, numbers, network, None, dataset, None, context)
     history.extend(found.history)
@@ -168,7 +168,7 @@ def _fit(
     job = TrainingJob(
         detector=detector,
         recipe=numbers,
-        loss=_training(config).loss(numbers.loss, numbers.box_loss),
+        loss=_training(config).loss(config.loss),
         dataset=dataset,
         specification=input_of(config.model),
         augmentation=config.augmentation,

@@ -1,18 +1,16 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.yolov6_numbers import LOSS_NUMBERS
+from tests.yolov6_numbers import LOSS_SETTINGS
 from torch import Tensor
 
 from quantpipe.detector.families.implementation import RawPrediction
-from quantpipe.detector.families.yolov6.loss import DetectionLoss, varifocal_loss
+from quantpipe.detector.families.yolov6.loss import TaskAlignedLoss, varifocal_loss
+from quantpipe.detector.families.yolov6.loss_settings import BoxLoss
 
-LOSS = DetectionLoss(
-    strides=(8, 16, 32),
-    box_loss="giou",
-    numbers=LOSS_NUMBERS,
-)
+LOSS = TaskAlignedLoss(strides=(8, 16, 32), settings=LOSS_SETTINGS)
 
 
 def prediction(logits: Tensor, distances: Tensor) -> RawPrediction:
@@ -79,8 +77,9 @@ def test_gradient_descends_for_both_box_losses() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(1, 84, 2, generator=generator) - 2
     boxes, labels = torch.tensor([[[5.0, 9.0, 44.0, 30.0]]]), torch.tensor([[1]])
-    for name in ("giou", "siou"):
-        loss = DetectionLoss(**{**vars(LOSS), "box_loss": name})
+    names: tuple[BoxLoss, ...] = ("giou", "siou")
+    for name in names:
+        loss = replace(LOSS, settings=replace(LOSS_SETTINGS, box_loss=name))
         distances = torch.ones(1, 84, 4, requires_grad=True)
         before = loss(prediction(logits, distances), boxes, labels).box
         before.backward()  # type: ignore[no-untyped-call]

@@ -11,8 +11,8 @@ from quantpipe.detector.families.yolov6.architecture import (
     Architecture,
     operation_names,
 )
+from quantpipe.detector.families.yolov6.loss_settings import BoxLoss, Yolov6Loss
 from quantpipe.detector.input_specification import InputSpecification
-from quantpipe.detector.loss_numbers import BoxLoss
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import Between
 
@@ -94,5 +94,6 @@ YOLOV6 = Family(
     input=_input,
     operations=_operations,
     forms=("repopt", "repvgg"),
+    loss=Yolov6Loss,
     module="quantpipe.detector.families.yolov6.implementation",
 )

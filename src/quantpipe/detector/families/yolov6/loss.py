@@ -14,7 +14,7 @@ from quantpipe.detector.families.yolov6.anchors import anchor_points, decode_box
 from quantpipe.detector.families.yolov6.architecture import STRIDES
 from quantpipe.detector.families.yolov6.assignment import task_aligned_assignment
 from quantpipe.detector.families.yolov6.box_losses import BOX_LOSSES
-from quantpipe.detector.loss_numbers import BoxLoss, LossNumbers
+from quantpipe.detector.families.yolov6.loss_settings import Yolov6Loss
 
 
 def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -37,12 +37,11 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: floa
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionLoss:
+class TaskAlignedLoss:
     """Assignment and losses of one batch, always in float32."""
 
     strides: tuple[int, ...]
-    box_loss: BoxLoss
-    numbers: LossNumbers
+    settings: Yolov6Loss
 
     def __call__(
         self,
@@ -64,7 +63,7 @@ class DetectionLoss:
             over_processes: Sums a value over the ranks that share the batch.
             assigned_by: Whose prediction decides the targets; None: this one's own.
         """
-        numbers, logits = self.numbers, prediction.class_logits.float()
+        settings, logits = self.settings, prediction.class_logits.float()
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in prediction.features]
         points, strides = anchor_points(sizes, self.strides, logits.device)
         predicted = decode_boxes(prediction.distances.float(), points, strides)
@@ -75,9 +74,9 @@ class DetectionLoss:
             points,
             boxes,
             labels,
-            topk=numbers.assignment_topk,
-            alpha=numbers.assignment_alpha,
-            beta=numbers.assignment_beta,
+            topk=settings.assignment_topk,
+            alpha=settings.assignment_alpha,
+            beta=settings.assignment_beta,
         )
         targets = torch.zeros_like(logits)
         targets[positive.image, positive.anchor, positive.label] = positive.score
@@ -85,14 +84,16 @@ class DetectionLoss:
         total_score = over_processes(positive.score.sum()).clamp_min(1)
 
         focal = varifocal_loss(
-            logits, targets, alpha=numbers.focal_alpha, gamma=numbers.focal_gamma
+            logits, targets, alpha=settings.focal_alpha, gamma=settings.focal_gamma
         )
-        misfit = BOX_LOSSES[self.box_loss](predicted[positive.image, positive.anchor], positive.box)
-        classification = numbers.classification_weight * focal.sum() / total_score
-        box = numbers.box_weight * (misfit * positive.score).sum() / total_score
+        misfit = BOX_LOSSES[settings.box_loss](
+            predicted[positive.image, positive.anchor], positive.box
+        )
+        classification = settings.classification_weight * focal.sum() / total_score
+        box = settings.box_weight * (misfit * positive.score).sum() / total_score
         return LossValue(classification + box, classification, box)
 
 
-def detection_loss(numbers: LossNumbers, box_loss: BoxLoss) -> DetectionLoss:
+def detection_loss(settings: Yolov6Loss) -> TaskAlignedLoss:
     """The loss for the three levels of the head."""
-    return DetectionLoss(strides=STRIDES, box_loss=box_loss, numbers=numbers)
+    return TaskAlignedLoss(strides=STRIDES, settings=settings)

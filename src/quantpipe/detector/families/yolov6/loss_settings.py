@@ -1,4 +1,4 @@
-"""What a detection loss is told; light, for configurations hold it."""
+"""The ``loss`` group of YOLOv6; light, for configurations hold it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ BoxLoss = Literal["giou", "siou"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossNumbers:
+class Yolov6Loss:
     """Task-aligned assignment, varifocal and IoU loss; see ``conf/loss``.
 
     Attributes:
+        family: ``yolov6``.
         assignment_topk: Anchors a ground truth may have.
         assignment_alpha: Exponent of the class score in the alignment.
         assignment_beta: Exponent of the IoU in the alignment.
@@ -23,8 +24,10 @@ class LossNumbers:
         focal_gamma: Its discount of easy background.
         classification_weight: Weight of the varifocal loss.
         box_weight: Weight of the box loss.
+        box_loss: How boxes are compared.
     """
 
+    family: Literal["yolov6"]
     assignment_topk: Annotated[int, Between(1, 1000)]
     assignment_alpha: NotNegative
     assignment_beta: NotNegative
@@ -32,3 +35,4 @@ class LossNumbers:
     focal_gamma: NotNegative
     classification_weight: NotNegative
     box_weight: NotNegative
+    box_loss: BoxLoss
