@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from quantpipe.quantization.precision_plan import PlanPoint
 from quantpipe.report.figures import (
-    CurvePoint,
     SensitivityBar,
     accuracy_latency_chart,
     plan_curve_chart,
@@ -63,7 +63,14 @@ def test_sensitivity_without_errors_or_rows() -> None:
 
 def test_the_plan_curve_marks_every_measured_plan_and_the_one_taken() -> None:
     points = [
-        CurvePoint(num_float=number, drop=drop, low=drop - 0.002, high=drop + 0.003)
+        PlanPoint(
+            num_float=number,
+            map=0.5 - drop,
+            drop=drop,
+            low=drop - 0.002,
+            high=drop + 0.003,
+            agreement=None,
+        )
         for number, drop in ((0, 0.012), (7, 0.004), (14, 0.001))
     ]
     svg = plan_curve_chart(points, chosen=7)

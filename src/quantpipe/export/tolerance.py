@@ -8,8 +8,8 @@ from quantpipe.schema import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """The largest differences that pass: of boxes in pixels, of scores as they are.
+class MeanTolerance:
+    """The largest mean differences that pass: of boxes in pixels, of scores as they are.
 
     Limits of boxes hold for boxes within the image; where a network predicts boxes n times as
     large as the image, they are n times as wide.
@@ -18,7 +18,13 @@ class Tolerance:
     off by a step; the mean tells whether scales agree.
     """
 
-    box_max_abs: Positive
     box_mean_abs: Positive
-    score_max_abs: Positive
     score_mean_abs: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance(MeanTolerance):
+    """The same, and the largest difference of any value: for graphs that round nothing."""
+
+    box_max_abs: Positive
+    score_max_abs: Positive

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantpipe.errors import ArtifactError, NumericalError
 from quantpipe.export.nms import with_standard_nms
 from quantpipe.export.onnx_graph import read_graph, serialized
-from quantpipe.export.tolerance import Tolerance
+from quantpipe.export.tolerance import MeanTolerance
 from quantpipe.graph.detections import predictions_from
 from quantpipe.graph.onnx_file import num_detected_classes
 
@@ -49,7 +49,7 @@ def verify_against(
     reference: Callable[[FloatArray], FloatArray],
     path: Path,
     images: FloatArray,
-    tolerance: Tolerance,
+    tolerance: MeanTolerance,
 ) -> Differences:
     """Compares an ONNX file with the network it was made from.
 
@@ -108,10 +108,8 @@ def verify_quantized(
     """
     float_predictions, simulated = np.asarray(original(images)), np.asarray(quantized(images))
     effect = compare(float_predictions, simulated)
-    limits = Tolerance(
-        box_max_abs=np.inf,
+    limits = MeanTolerance(
         box_mean_abs=limit * effect.box_mean_abs + _ROUNDING,
-        score_max_abs=np.inf,
         score_mean_abs=limit * effect.score_mean_abs + _ROUNDING,
     )
     verify_against(lambda _: float_predictions, path, images, limits)
@@ -201,8 +199,8 @@ def box_extent(expected: FloatArray, images: FloatArray) -> float:
     return max(1.0, largest / int(max(images.shape[-2:])))
 
 
-def _require(path: Path, parity: Differences, box_extent: float, tolerance: Tolerance) -> None:
-    for name, base in vars(tolerance).items():
+def _require(path: Path, parity: Differences, box_extent: float, tolerance: MeanTolerance) -> None:
+    for name, base in sorted(vars(tolerance).items()):
         value = getattr(parity, name)
         limit = base * box_extent if name.startswith("box") else base
         if value > limit:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.quantization.number_format import is_quantized
+from quantpipe.quantization.precision_plan import PlanPoint
 from quantpipe.report.point_labels import place_labels
 from quantpipe.report.summary import Summary
 from quantpipe.report.variant import Variant
@@ -107,17 +108,7 @@ def sensitivity_chart(
         return _svg(figure, "sensitivity")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
-    """A measured plan: operations in float, drop of mAP as a fraction, and its interval."""
-
-    num_float: int
-    drop: float
-    low: float
-    high: float
-
-
-def plan_curve_chart(points: Sequence[CurvePoint], *, chosen: int) -> str:
+def plan_curve_chart(points: Sequence[PlanPoint], *, chosen: int) -> str:
     """Draws the measured loss over the number of operations in float, and the plan taken."""
     with _style("plan"):
         figure, axes = _chart(8.6, 3.4)

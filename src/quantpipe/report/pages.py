@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from quantpipe.quantization.precision_plan import PrecisionPlan, load_plan
+from quantpipe.quantization.sensitivity.table import SensitivityTable, load_table
 from quantpipe.report.figures import (
-    CurvePoint,
     SensitivityBar,
     accuracy_latency_chart,
     plan_curve_chart,
@@ -52,30 +52,29 @@ def examples(path: Path) -> list[Example]:
 
 def sensitivity_charts(path: Path, plan: Path | None) -> list[Chart]:
     """Returns the ranking of ``sensitivity.json``, with what ``plan.json`` leaves in float."""
-    table = json.loads(path.read_bytes())
-    in_points = table["method"] == "map"
-    unit = 100 if in_points else 1
-    kept = set() if plan is None else _float_operations(json.loads(plan.read_bytes()))
+    table = load_table(path)
+    unit = 100 if table.method == "map" else 1
+    kept = frozenset(() if plan is None else load_plan(plan).float_operations)
     bars = [
         SensitivityBar(
-            name=row["name"],
-            degradation=unit * (row["drop"] if in_points else row["score"]),
-            standard_error=None if row["standard_error"] is None else unit * row["standard_error"],
-            is_float=row["name"] in kept,
+            name=row.name,
+            degradation=unit * (row.score if row.drop is None else row.drop),
+            standard_error=None if row.standard_error is None else unit * row.standard_error,
+            is_float=row.name in kept,
         )
-        for row in table["rows"]
+        for row in table.rows
     ]
-    label = f"{_DEGRADATION[table['method']]}, {_DIRECTION[table['direction']]}"
+    label = f"{_DEGRADATION[table.method]}, {_DIRECTION[table.direction]}"
     svg = sensitivity_chart(bars, boundary=_boundary(bars), degradation_label=label)
     return _drawn([_chart("Sensitivity of the operations", _worth(table), svg)])
 
 
-def _worth(table: Mapping[str, Any]) -> str:
+def _worth(table: SensitivityTable) -> str:
     order = "From the least sensitive to the most"
-    text = f"{order}, on {table['num_images']} images; bars are standard errors."
-    if table["reliability"] is None:
+    text = f"{order}, on {table.num_images} images; bars are standard errors."
+    if table.reliability is None:
         return text
-    return f"{text} Rankings by two halves of the images correlate by {table['reliability']:.2f}."
+    return f"{text} Rankings by two halves of the images correlate by {table.reliability:.2f}."
 
 
 def _boundary(bars: Sequence[SensitivityBar]) -> int | None:
@@ -85,32 +84,24 @@ def _boundary(bars: Sequence[SensitivityBar]) -> int | None:
     return num_int8 - 1 if split else None
 
 
-def _float_operations(plan: Mapping[str, Any]) -> set[str]:
-    return {item["name"] for item in plan["operations"] if item["precision"] == "float"}
-
-
 def plan_charts(path: Path) -> list[Chart]:
     """Returns what was measured to choose the plan; nothing where it was given."""
-    plan = json.loads(path.read_bytes())
-    if not plan["curve"]:
+    plan = load_plan(path)
+    if not plan.curve:
         return []
-    points = [
-        CurvePoint(**{name: point[name] for name in ("num_float", "drop", "low", "high")})
-        for point in plan["curve"]
-    ]
-    svg = plan_curve_chart(points, chosen=len(_float_operations(plan)))
-    return _drawn([_chart("Operations in float", f"{plan['reason']}.{_latency(plan)}", svg)])
+    svg = plan_curve_chart(plan.curve, chosen=len(plan.float_operations))
+    return _drawn([_chart("Operations in float", f"{plan.reason}.{_latency(plan)}", svg)])
 
 
-def _latency(plan: Mapping[str, Any]) -> str:
+def _latency(plan: PrecisionPlan) -> str:
     """What was predicted and measured of the plan's latency, where it was."""
-    found = plan["latency"]
-    if found is None or found["measured"] is None:
+    found = plan.latency
+    if found is None or found.measured is None:
         return ""
     return (
-        f" {found['engine']}, batch {found['batch_size']}: predicted {found['predicted']:.3f} ms, "
-        f"measured {found['measured']:.3f} ms; INT8 throughout {found['all_int8']:.3f} ms, float "
-        f"throughout {found['all_float']:.3f} ms."
+        f" {found.engine}, batch {found.batch_size}: predicted {found.predicted:.3f} ms, "
+        f"measured {found.measured:.3f} ms; INT8 throughout {found.all_int8:.3f} ms, float "
+        f"throughout {found.all_float:.3f} ms."
     )
 
 

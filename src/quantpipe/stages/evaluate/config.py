@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from quantpipe.export.tolerance import MeanTolerance
 from quantpipe.schema import Between, Count, Fraction, Positive
 from quantpipe.settings.data import BatchSize, DataSettings, check_data, data_content
 from quantpipe.versions import installed_versions
@@ -17,14 +18,6 @@ VARIANTS = "variants"
 
 REFERENCE = "fp32"
 """The variant whose confident detections the others are held against."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanLimits:
-    """Largest mean differences that pass: of boxes in pixels, of scores as they are."""
-
-    box_mean_abs: Positive
-    score_mean_abs: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +34,8 @@ class ParitySettings:
     """
 
     num_images: Annotated[int, Between(1)]
-    fp32: MeanLimits
-    half: MeanLimits
+    fp32: MeanTolerance
+    half: MeanTolerance
     int8_limit: Positive
     min_agreement: Fraction
 

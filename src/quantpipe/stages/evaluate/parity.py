@@ -38,39 +38,6 @@ _CONFIDENT = 0.3
 FloatArray = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredParity:
-    """An engine beside the network it came from.
-
-    Attributes:
-        reference: ``fake-quantized`` or ``float``, what the network is.
-        num_images: Images that both saw.
-        distance: Between their predictions; None where the engine gives detections instead.
-        agreement: Average precision of the engine's detections against those the network is
-            confident of; None where it is confident of none.
-        map_delta: mAP of the engine less that of the network, a fraction of one; None where the
-            images show no object.
-        fault: What is too far apart, or None.
-    """
-
-    reference: str
-    num_images: int
-    distance: Differences | None
-    agreement: float | None
-    map_delta: float | None
-    fault: str | None
-
-    def record(self) -> Parity:
-        """What the run's summary says of it."""
-        return Parity(
-            reference=self.reference,
-            num_images=self.num_images,
-            agreement=self.agreement,
-            map_delta=self.map_delta,
-            **({} if self.distance is None else asdict(self.distance)),
-        )
-
-
 def measure_parity(
     variant: OpenVariant,
     loaded: Model,
@@ -83,7 +50,7 @@ def measure_parity(
     device: str,
     progress: Progress,
     description: str,
-) -> MeasuredParity:
+) -> tuple[Parity, str | None]:
     """Runs the network that an engine came from on the first images of a data set, and compares.
 
     Args:
@@ -97,6 +64,11 @@ def measure_parity(
         device: What the network runs on.
         progress: Shows the images.
         description: What the bar says.
+
+    Returns:
+        The record, and what is too far apart, or None. The record says nothing of distances where
+        the engine gives detections, of agreement where the network is confident of nothing, and of
+        mAP where the images show no object.
     """
     few = dataset.subset(range(min(settings.num_images, len(dataset.images))))
     mine = found[: len(few.images)]
@@ -116,14 +88,15 @@ def measure_parity(
     agreed = agreement_if_confident(
         reference, mine, few.class_names, confidence=_confident(mine, variant.detects)
     )
-    return MeasuredParity(
+    apart = both.distances(agreed)
+    parity = Parity(
         reference="float" if loaded.scales is None else "fake-quantized",
         num_images=len(few.images),
-        distance=both.distance,
         agreement=agreed,
         map_delta=_map_delta(reference, mine, objects_of(few)),
-        fault=fault_of(both.distances(agreed), variant.float_precision, settings),
+        **({} if apart.distance is None else asdict(apart.distance)),
     )
+    return parity, fault_of(apart, variant.float_precision, settings)
 
 
 def _as_many(image: ImageDetections, count: int) -> ImageDetections:
@@ -187,15 +160,10 @@ class _Both:
     def _whole(self, name: str) -> Differences | None:
         return averaged(self._parts[name]) if name in self._parts else None
 
-    @property
-    def distance(self) -> Differences | None:
-        """Between network and engine."""
-        return self._whole("distance")
-
     def distances(self, agreed: float | None) -> Distances:
         """All that was seen."""
         return Distances(
-            distance=self.distance,
+            distance=self._whole("distance"),
             effect=self._whole("effect"),
             from_float=self._whole("from_float"),
             box_extent=self.box_extent,
@@ -249,19 +217,19 @@ def fault_of(distances: Distances, float_precision: str, settings: ParitySetting
     return None
 
 
-def require_parity(name: str, measured: MeasuredParity, parted_at: str | None) -> None:
+def parity_error(name: str, reference: str, fault: str, diverged_at: str | None) -> ArtifactError:
     """Refuses an engine that is too far from the network it came from.
 
-    Raises:
-        ArtifactError: Names what differs and the first operation where they part.
+    Args:
+        name: Of the engine.
+        reference: What the network is, see :class:`Parity`.
+        fault: What differs.
+        diverged_at: The first operation after which they differ, where it was found.
     """
-    if measured.fault is None:
-        return
-    place = "" if parted_at is None else f"; they first part at '{parted_at}'"
-    raise ArtifactError(
-        f"engine '{name}' does not compute its {measured.reference} network: "
-        f"{measured.fault}{place}",
+    place = "" if diverged_at is None else f"; they first part at '{diverged_at}'"
+    return ArtifactError(
+        f"engine '{name}' does not compute its {reference} network: {fault}{place}",
         hint="keep that operation in float, or try another engine; evaluate.parity holds the limits"
-        if parted_at is not None
+        if diverged_at is not None
         else "evaluate.parity holds the limits",
     )

@@ -30,7 +30,7 @@ from quantpipe.report.variant import Parity, Variant
 from quantpipe.settings.data import open_split
 from quantpipe.stages.evaluate.config import REFERENCE, VARIANTS, EvaluateConfig
 from quantpipe.stages.evaluate.divergence import diverged_operation
-from quantpipe.stages.evaluate.parity import measure_parity, require_parity
+from quantpipe.stages.evaluate.parity import measure_parity, parity_error
 from quantpipe.stages.evaluate.speed import Speed
 from quantpipe.stages.evaluate.variants import BuiltFrom, OpenVariant, opened
 
@@ -121,7 +121,7 @@ def _parity(
         return None
     quantized = is_quantized(variant.precision)
     model = deployed(load_model(variant.built_from.model, context.device, quantized=quantized))
-    measured = measure_parity(
+    parity, fault = measure_parity(
         variant,
         model,
         found,
@@ -133,10 +133,10 @@ def _parity(
         progress=context.progress,
         description=f"{context.step}: network of {variant.name}",
     )
-    if measured.fault is not None:
+    if fault is not None:
         diverged = _diverged_at(config, variant.built_from, model, dataset, context)
-        require_parity(variant.name, measured, diverged)
-    return measured.record()
+        raise parity_error(variant.name, parity.reference, fault, diverged)
+    return parity
 
 
 def _diverged_at(

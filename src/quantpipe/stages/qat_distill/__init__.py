@@ -16,5 +16,5 @@ STAGE = Stage(
     run=imported("quantpipe.stages.qat_distill.run"),
     check=check,
     content=content,
-    charts=imported("quantpipe.stages.qat_distill.charts", "charts"),
+    charts=imported("quantpipe.stages.training_charts", "charts"),
 )

@@ -19,5 +19,5 @@ STAGE = Stage(
     run=imported("quantpipe.stages.train_repopt.run"),
     check=check,
     content=content,
-    charts=imported("quantpipe.stages.train_repopt.charts", "charts"),
+    charts=imported("quantpipe.stages.training_charts", "charts"),
 )

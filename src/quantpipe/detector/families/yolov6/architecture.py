@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from quantpipe.errors import ConfigurationError
+from quantpipe.schema import Between
 
 STRIDES = (8, 16, 32)
 """Pixels per cell of the three prediction levels."""
@@ -18,29 +19,41 @@ STRIDES = (8, 16, 32)
 BlockForm = Literal["repvgg", "linear_add", "repopt", "deploy"]
 """How every 3x3 block is parameterized; the function it can compute is the same."""
 
+Scale = Annotated[float, Between(0, 4, open_low=True)]
+Channels = Annotated[tuple[int, ...], Between(8, 4096)]
+Repeats = Annotated[tuple[int, ...], Between(1, 64)]
+
+# Of a checkpoint that others may have written: only what could not be built is refused.
 MAX_SCALE = 8.0
 MAX_COUNT = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The size of a detector.
+class NetworkSize:
+    """The size of a network: what the ``model`` group says and a checkpoint's header repeats.
 
     Base channels and repeats are those of the full-size network; ``width`` and ``depth`` scale
     them (:func:`scaled_channels`, :func:`scaled_repeats`).
+    """
+
+    name: str
+    depth: Scale
+    width: Scale
+    backbone_channels: Channels
+    backbone_repeats: Repeats
+    neck_channels: Channels
+    neck_repeats: Repeats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(NetworkSize):
+    """A network's size and its number of classes: all that it takes to build it.
 
     Raises:
         ConfigurationError: A value is out of range or a tuple has the wrong length.
     """
 
-    name: str
-    depth: float
-    width: float
     num_classes: int
-    backbone_channels: tuple[int, ...]
-    backbone_repeats: tuple[int, ...]
-    neck_channels: tuple[int, ...]
-    neck_repeats: tuple[int, ...]
 
     def __post_init__(self) -> None:
         for field in ("depth", "width"):

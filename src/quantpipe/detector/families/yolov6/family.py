@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from quantpipe.detector.families.contract import Family, height_and_width
 from quantpipe.detector.families.yolov6.architecture import (
     STRIDES,
     Architecture,
+    NetworkSize,
     operation_names,
 )
 from quantpipe.detector.families.yolov6.loss_settings import BoxLoss, Yolov6Loss
@@ -16,25 +17,16 @@ from quantpipe.detector.input_specification import InputSpecification
 from quantpipe.errors import ConfigurationError
 from quantpipe.schema import Between
 
-Channels = Annotated[tuple[int, ...], Between(8, 4096)]
-Repeats = Annotated[tuple[int, ...], Between(1, 64)]
 Side = Between(64, 4096)
 
 GRAY = 114  # around letterboxed images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yolov6Settings:
-    """Base channels and repeats, scaled by ``width`` and ``depth``; pixels of the input."""
+class Yolov6Settings(NetworkSize):
+    """The ``model`` group: the network's size, how its boxes are compared, pixels of the input."""
 
     family: Literal["yolov6"]
-    name: str
-    depth: Annotated[float, Between(0, 4, open_low=True)]
-    width: Annotated[float, Between(0, 4, open_low=True)]
-    backbone_channels: Channels
-    backbone_repeats: Repeats
-    neck_channels: Channels
-    neck_repeats: Repeats
     iou_loss: BoxLoss
     image_size: Annotated[int, Side] | Annotated[tuple[int, int], Side]
 
@@ -52,16 +44,8 @@ class Yolov6Settings:
 
 def architecture(model: Yolov6Settings, *, num_classes: int) -> Architecture:
     """The detector's architecture for a number of classes."""
-    return Architecture(
-        name=model.name,
-        depth=model.depth,
-        width=model.width,
-        num_classes=num_classes,
-        backbone_channels=model.backbone_channels,
-        backbone_repeats=model.backbone_repeats,
-        neck_channels=model.neck_channels,
-        neck_repeats=model.neck_repeats,
-    )
+    size = {field.name: getattr(model, field.name) for field in fields(NetworkSize)}
+    return Architecture(num_classes=num_classes, **size)
 
 
 def input_of(size: tuple[int, int]) -> InputSpecification:

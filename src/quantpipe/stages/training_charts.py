@@ -1,4 +1,4 @@
-"""Pictures of the training for the report."""
+"""Pictures of a training for the report, for every stage that trains."""
 
 from __future__ import annotations
 
