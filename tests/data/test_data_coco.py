@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
+from tests.data.coco_document import coco_document
 
 from quantpipe.data.coco import read_coco
 from quantpipe.data.coco_layout import find_coco_split
@@ -82,7 +83,7 @@ def test_annotation_ids_are_mended(make_coco: Make, box: Box, ids: tuple[Any, An
     paths = make_coco(annotations=annotations)
     dataset = read(paths)
     assert dataset.counts["mended_ids"] == 1
-    assert [a["id"] for a in dataset.coco_ground_truth()["annotations"]] == [1, 2]
+    assert [a["id"] for a in coco_document(dataset)["annotations"]] == [1, 2]
     with pytest.raises(DataError):
         read(paths, strict=True)
 
@@ -93,7 +94,7 @@ def test_missing_fields_are_mended(make_coco: Make, box: Box) -> None:
     paths = make_coco(annotations=[entry])
     dataset = read(paths)
     assert dataset.counts["mended_fields"] == 1
-    (made,) = dataset.coco_ground_truth()["annotations"]
+    (made,) = coco_document(dataset)["annotations"]
     assert (made["area"], made["iscrowd"]) == (12.0, 0)
     with pytest.raises(DataError):
         read(paths, strict=True)
@@ -395,7 +396,7 @@ def test_crowds_are_kept_apart(make_coco: Make, box: Box) -> None:
     assert len(record.boxes) == 1
     assert record.crowd_boxes.tolist() == [[5, 5, 25, 25]]
     assert record.crowd_labels.tolist() == [1]
-    made = dataset.coco_ground_truth()["annotations"]
+    made = coco_document(dataset)["annotations"]
     assert [(a["category_id"], a["iscrowd"]) for a in made] == [(5, 0), (90, 1)]
 
 
@@ -419,7 +420,7 @@ def test_bccd_reads_as_pycocotools_reads_it(
     paths = find_coco_split(BCCD, "train")
     dataset = read_coco(*paths, max_bad_images=0, strict=False)
     made = tmp_path / "made.json"
-    made.write_text(json.dumps(dataset.coco_ground_truth()))
+    made.write_text(json.dumps(coco_document(dataset)))
     ours, theirs = COCO(str(made)), COCO(str(paths[1]))
     capsys.readouterr()
     assert ours.getImgIds() == theirs.getImgIds()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.coco_document import coco_document
 
 from quantpipe.data.coco import read_coco
 from quantpipe.data.coco_layout import find_coco_split
@@ -69,7 +70,7 @@ def test_fingerprint_sees_every_annotation(shapes: DetectionDataset, copy: Path,
 def test_ground_truth_gives_back_what_was_read(
     shapes: DetectionDataset, shapes_folder: Path
 ) -> None:
-    made = shapes.coco_ground_truth()
+    made = coco_document(shapes)
     path = shapes_folder / "annotations" / "instances_train.json"
     given = json.loads(path.read_text())
     assert made["images"] == given["images"]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tests.data.framing import frame
 from tests.input_specifications import letterboxed
 
 from quantpipe.data.augmentation import Augmentation
@@ -23,7 +24,6 @@ from quantpipe.data.loader import (
     num_training_batches,
     training_batches,
 )
-from quantpipe.data.transforms import frame
 from quantpipe.errors import DataError
 
 AUGMENTATION = Augmentation(

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.data.framing import frame
 from tests.input_specifications import letterboxed
 
 from quantpipe.data.transforms import (
     Sample,
     flip,
-    frame,
     hsv_jitter,
     mosaic,
     random_affine,

@@ -83,50 +83,8 @@ class DetectionDataset:
             whole.update(_record_content(record, digest))
         return whole.hexdigest()
 
-    def coco_ground_truth(self) -> dict[str, Any]:
-        """Returns a COCO document of this set, as ``pycocotools.coco.COCO`` wants it.
-
-        Annotation ids count from 1: pycocotools takes an id of 0 for "no match".
-        """
-        annotations = [
-            {"id": number, **annotation}
-            for number, annotation in enumerate(
-                (entry for record in self.images for entry in self._annotations(record)), start=1
-            )
-        ]
-        return {
-            "info": {"description": self.name},
-            "images": [
-                {"id": r.image_id, "file_name": r.path.name, "width": r.width, "height": r.height}
-                for r in self.images
-            ],
-            "annotations": annotations,
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-        }
-
     def _head(self) -> dict[str, Any]:
         return {"classes": list(self.class_names), "category_ids": list(self.category_ids)}
-
-    def _annotations(self, record: ImageRecord) -> Iterable[dict[str, Any]]:
-        crowd_areas = np.prod(record.crowd_boxes[:, 2:] - record.crowd_boxes[:, :2], axis=1)
-        groups = (
-            (0, record.boxes, record.labels, record.areas),
-            (1, record.crowd_boxes, record.crowd_labels, crowd_areas),
-        )
-        for crowd, boxes, labels, areas in groups:
-            corners = boxes.astype(np.float64)
-            sizes = corners[:, 2:] - corners[:, :2]
-            for corner, size, label, area in zip(corners, sizes, labels, areas, strict=True):
-                yield {
-                    "image_id": record.image_id,
-                    "category_id": self.category_ids[label],
-                    "bbox": [*corner[:2].tolist(), *size.tolist()],
-                    "area": float(area),
-                    "iscrowd": crowd,
-                }
 
 
 def count_contents(images: Sequence[ImageRecord]) -> dict[str, int]:

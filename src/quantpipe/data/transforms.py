@@ -87,14 +87,6 @@ def pad_to_fill(image: Pixels, specification: InputSpecification) -> tuple[Pixel
     return canvas, left, top
 
 
-def frame(image: Pixels, specification: InputSpecification) -> tuple[Pixels, Framing]:
-    """Resizes and pads an image to the size that a network takes."""
-    height, width = image.shape[:2]
-    canvas, left, top = pad_to_fill(resize_to_fit(image, specification), specification)
-    x, y = fit_scales(width, height, specification)
-    return canvas, Framing(scale_x=x, scale_y=y, pad_x=left, pad_y=top)
-
-
 def hsv_jitter(
     image: Pixels, *, hue: float, saturation: float, value: float, rng: np.random.Generator
 ) -> Pixels:

@@ -43,7 +43,6 @@ class MatchedDetections:
 
     Attributes:
         num_images: I.
-        num_detections: All that took part.
         ends: (C,) the row after the last one of each class.
         image: (rows,) the position of each row's image.
         hit: (T, rows) whether it finds one at each threshold.
@@ -55,7 +54,6 @@ class MatchedDetections:
     """
 
     num_images: int
-    num_detections: int
     ends: NDArray[np.intp]
     image: NDArray[np.intp]
     hit: NDArray[np.bool_]
@@ -138,7 +136,6 @@ def condensed(matches: Matches, *, num_images: int, num_classes: int) -> Matched
     doubtful: NDArray[np.bool_] = sometimes & ~matches.ignored
     return MatchedDetections(
         num_images=num_images,
-        num_detections=len(matches.label),
         ends=ends,
         image=matches.image[is_row],
         hit=matches.hit[:, is_row],

@@ -41,7 +41,6 @@ class MapResult:
     large: float | None
     per_class: Mapping[str, float]
     num_images: int
-    num_detections: int
 
 
 def matched_detections(found: Sequence[ImageDetections], objects: Objects) -> MatchedDetections:
@@ -108,7 +107,6 @@ def summarized(
             if not np.isnan(row[0])
         },
         num_images=len(found),
-        num_detections=sum(len(image.scores) for image in found),
     )
 
 

@@ -25,8 +25,6 @@ class OnnxSource:
         content: The bytes.
         sha256: Their digest.
         input_name: Of the images.
-        output_names: One, of the predictions, or those of
-            :data:`quantpipe.graph.onnx_file.DETECTION_OUTPUTS`.
         batch: None where the batch is dynamic.
         num_classes: Of a graph that hands out detections; None of one that predicts.
         opset: Of ONNX's own operators.
@@ -35,7 +33,6 @@ class OnnxSource:
     content: bytes
     sha256: str
     input_name: str
-    output_names: tuple[str, ...]
     batch: int | None
     num_classes: int | None
     opset: int
@@ -68,7 +65,6 @@ def read_onnx_source(
         content=file.content,
         sha256=sha256_bytes(file.content),
         input_name=inputs[0].name,
-        output_names=names,
         batch=batch,
         num_classes=num_detected_classes(path, file.model),
         opset=standard_opset(file.model),

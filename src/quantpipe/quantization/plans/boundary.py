@@ -21,11 +21,10 @@ from quantpipe.quantization.sensitivity.table import SensitivityTable
 
 @dataclass(frozen=True, kw_only=True)
 class FoundPlan:
-    """A plan, whether it meets the budget, and whether the images could tell."""
+    """A plan, and whether it meets the budget."""
 
     plan: PrecisionPlan
     meets: bool
-    unsure: bool
 
 
 def most_measurements(num_operations: int) -> int:
@@ -67,8 +66,7 @@ def search_boundary(
     if drop(0) <= max_drop:
         return _found(table, measured, 0, _within(measured[0], max_drop))
     if accept_inconclusive and cannot_tell(measured[0], max_drop):
-        reason = unsure_reason(measured[0], max_drop)
-        return replace(_found(table, measured, 0, reason), unsure=True)
+        return _found(table, measured, 0, unsure_reason(measured[0], max_drop))
     fails, meets = 0, len(table.rows)  # float throughout loses nothing, and is no plan
     while meets - fails > 1:
         middle = (fails + meets) // 2
@@ -123,7 +121,7 @@ def _found(
         measured=measured[num_float],
         curve=curve_of(measured.values()),
     )
-    return FoundPlan(plan=plan, meets=True, unsure=False)
+    return FoundPlan(plan=plan, meets=True)
 
 
 def _within(point: PlanPoint, max_drop: float) -> str:

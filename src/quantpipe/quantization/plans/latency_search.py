@@ -64,7 +64,7 @@ def search_within_drop(
     if accept_inconclusive and cannot_tell(all_int8, max_drop):
         plan = ranked_plan(table, (), reason=unsure_reason(all_int8, max_drop))
         found = replace(plan, measured=all_int8, curve=(all_int8,), latency=time(plan))
-        return FoundPlan(plan=found, meets=True, unsure=True)
+        return FoundPlan(plan=found, meets=True)
     total = max(all_int8.drop, 0.0)
     degradation = {name: share * total for name, share in shares.items()}
     tried: dict[frozenset[str], PlanPoint] = {frozenset(): all_int8}
@@ -156,7 +156,7 @@ def _found(
 ) -> FoundPlan:
     plan = ranked_plan(table, kept, reason=reason)
     plan = replace(plan, measured=tried[kept], curve=curve_of(tried.values()), latency=time(plan))
-    return FoundPlan(plan=plan, meets=True, unsure=False)
+    return FoundPlan(plan=plan, meets=True)
 
 
 def _milliseconds(latency: PlanLatency) -> float:
